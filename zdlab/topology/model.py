@@ -1,0 +1,64 @@
+"""The whole of a topology file: nodes, links, workloads, and the experiment over them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from zdlab.topology._types import Model, Name, Sysctls
+from zdlab.topology.expectations import parse_expectation
+from zdlab.topology.links import Link
+from zdlab.topology.nodes import Bridge, Host, Machine, Node
+from zdlab.topology.workloads import Workload
+
+
+def _sentence(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("an expectation is a text, like zd.qdisc_drops == 0")
+    return parse_expectation(value).text
+
+
+Sentence = Annotated[str, BeforeValidator(_sentence)]
+
+#: An arm: dotted path into the file, and the value that stands there in this arm (null removes it).
+Overrides = dict[str, Any]
+
+
+class Topology(Model):
+    """What the user wrote, of one arm or before any arm is applied."""
+
+    name: Name | None = Field(None, description="the file's name when left out")
+    description: str = ""
+    sysctls: Sysctls = Field(default_factory=dict, description="set on every host and machine")
+    nodes: dict[Name, Node] = Field(min_length=1)
+    links: dict[Name, Link] = Field(default_factory=dict)
+    workloads: dict[Name, Workload] = Field(default_factory=dict)
+    arms: dict[Name, Overrides | None] = Field(default_factory=dict)
+    control: Name | None = Field(None, description="arm the others are compared with; stock, else the first")
+    clock: Literal["real", "virtual"] = Field("real", description="virtual: every trial in a capsule, repeatable")
+    machines_as: Literal["guests", "inline"] = Field(
+        "guests", alias="machines", description="under the virtual clock; inline: namespaces of the capsule"
+    )
+    blocks: int = Field(8, ge=1, le=1000, description="trials of each arm")
+    expectations: tuple[Sentence, ...] = ()
+
+    def machines(self) -> dict[str, Machine]:
+        """Return the machines by name."""
+        return {name: node for name, node in self.nodes.items() if isinstance(node, Machine)}
+
+    def hosts(self) -> dict[str, Host]:
+        """Return the hosts by name."""
+        return {name: node for name, node in self.nodes.items() if isinstance(node, Host)}
+
+    def bridges(self) -> dict[str, Bridge]:
+        """Return the bridges by name."""
+        return {name: node for name, node in self.nodes.items() if isinstance(node, Bridge)}
+
+    def control_arm(self) -> str | None:
+        """Return the arm the others are held against, ``None`` without arms."""
+        if self.control is not None:
+            return self.control
+        if "stock" in self.arms:
+            return "stock"
+        return next(iter(self.arms), None)
