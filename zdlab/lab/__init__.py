@@ -1,0 +1,1 @@
+"""Labs: a topology that is up, in namespaces of its own under one supervisor."""

@@ -1,0 +1,59 @@
+"""Two ways to start a lab's outermost process: as a program of its own, and forked from one that has all it needs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from zdlab.lab import shepherd
+
+
+class Shepherd(Protocol):
+    """A shepherd that was started."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+
+
+#: Starts a shepherd on a channel with the lock on the lab's directory. Both stay the caller's to close.
+Launch = Callable[[socket.socket, int], Shepherd]
+
+
+def start_shepherd(channel: socket.socket, lock: int) -> Shepherd:
+    """Start a shepherd as a program of its own, which keeps nothing of the caller."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "zdlab.lab.shepherd", str(channel.fileno()), str(lock)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(channel.fileno(), lock),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+
+
+class _Forked:
+    """A shepherd that is a copy of its parent."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, however long it takes."""
+        del timeout
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+
+def fork_shepherd(channel: socket.socket, lock: int) -> Shepherd:
+    """Fork a shepherd: nothing has to be loaded again. For a process that does little else."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = shepherd.run(channel, lock)
+        finally:
+            os._exit(status)
+    return _Forked(pid)
