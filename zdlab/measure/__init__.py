@@ -1,0 +1,1 @@
+"""From what nodes counted to the figures of a trial. Pure."""
