@@ -1,0 +1,1 @@
+"""Experiments: arms, blocks, trials, statistics, verdicts."""

@@ -1,0 +1,129 @@
+"""What an experiment needs before its first trial: each arm's plan, kernels and image, and the record of it all."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import zdlab
+from zdlab.experiment.run import Options
+from zdlab.experiment.trial import ArmSetup
+from zdlab.experiment.workloads import GUEST_TOOLS
+from zdlab.guest.kernels import KernelFile
+from zdlab.guest.qemu.command import PROGRAM
+from zdlab.lab.resources import boot_files
+from zdlab.plan.build import build_plan
+from zdlab.topology.loader import TopologyFile
+from zdlab.traffic import TrafficTools, traffic_tools
+
+
+def guest_programs(tools: TrafficTools) -> dict[str, Path]:
+    """Return the traffic tools by their path in a guest."""
+    return {str(GUEST_TOOLS / name): tools.program(name) for name in tools.sha256}
+
+
+def prepare_arms(
+    source: TopologyFile,
+    arms: Sequence[str],
+    *,
+    neper_dir: Path | None = None,
+    progress: Callable[[str, float | None], None],
+) -> tuple[dict[str, ArmSetup], dict[str, Any]]:
+    """Return the setup of each arm, and the provenance that goes into the run's record.
+
+    Kernels that are not there yet are built.
+
+    :raises ZdlabError: when a kernel, the image or the traffic tool is not to be had.
+    """
+    tools = traffic_tools(neper_dir)
+    setups: dict[str, ArmSetup] = {}
+    kernels: dict[str, KernelFile] = {}
+    image_hash = ""
+    for arm in arms:
+        plan = build_plan(source.arm(arm), source.name)
+        boot, known, image = boot_files(plan, source, guest_programs(tools), arm=arm, progress=progress)
+        setups[arm] = ArmSetup(plan, boot, tools)
+        kernels |= {f"{arm}.{node}": kernel for node, kernel in known.items()}
+        image_hash = image.sha256 if image is not None else image_hash
+    provenance = {
+        **own_version(),
+        "traffic": {"origin": tools.origin, "sha256": tools.sha256},
+        "kernels": {place: described(kernel) for place, kernel in kernels.items()},
+        "image": image_hash,
+        **tool_versions(),
+        "computer": computer(),
+        "plans": {arm: [operation.describe() for operation in setup.plan.operations] for arm, setup in setups.items()},
+    }
+    return setups, provenance
+
+
+def described(kernel: KernelFile) -> dict[str, str]:
+    """Return what is recorded of a kernel."""
+    return {"path": str(kernel.path), "sha256": kernel.sha256, "release": kernel.release}
+
+
+def own_version() -> dict[str, str]:
+    """Return zdlab's version, and its checkout's revision."""
+    return {"zdlab": zdlab.__version__, "revision": _revision()}
+
+
+def computer() -> dict[str, Any]:
+    """Return what this computer is."""
+    return {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def tool_versions() -> dict[str, str]:
+    """Return what the computer's programs say of their versions, empty for those that are missing."""
+    return {"qemu": _version([PROGRAM, "--version"]), "iproute2": _version(["tc", "-V"])}
+
+
+def describe_run(
+    source: TopologyFile, arms: Sequence[str], options: Options, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what is recorded of a run before its first trial."""
+    return {
+        "experiment": source.name,
+        "topology_file": str(Path(source.file).resolve()),
+        "topology": source.text,
+        "arms": list(arms),
+        "blocks": options.blocks or source.base.blocks,
+        "seed": options.seed,
+        "accelerator_asked": options.accelerator,
+        "clock": options.clock,
+        "provenance": provenance,
+    }
+
+
+def _revision() -> str:
+    """Return the checkout's revision, empty outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _version(command: Sequence[str]) -> str:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return (result.stdout or result.stderr).partition("\n")[0].strip()
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return ""
