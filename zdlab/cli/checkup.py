@@ -1,0 +1,120 @@
+"""What ``zdlab doctor`` tries: each finding comes from doing the thing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from zdlab.agent.taps import tun_problem
+from zdlab.errors import GuestError, MissingToolError, ZdlabError
+from zdlab.experiment.setup import guest_programs
+from zdlab.guest.image.contents import PROGRAMS, system_program
+from zdlab.guest.kernels import list_kernels
+from zdlab.guest.qemu.command import find_qemu
+from zdlab.lab.client import Lab
+from zdlab.lab.registry import list_labs
+from zdlab.lab.resources import boot_files
+from zdlab.plan.build import build_plan
+from zdlab.topology import parse_topology
+from zdlab.traffic import traffic_tools
+
+_NAMESPACES = """
+name: doctor
+nodes: {a: {kind: host}, b: {kind: host}}
+links:
+  wire:
+    subnet: 192.0.2.0/24
+    ends: {a: {qdisc: {kind: tbf, rate: 100mbit, burst: 32kb, limit: 100kb}}, b: {}}
+"""
+_GUEST = """
+name: doctor
+nodes: {a: {kind: machine, memory: 256mb}, b: {kind: host}}
+links: {wire: {subnet: 192.0.2.0/24, ends: {a: {}, b: {}}}}
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check. ``needed``: zdlab is of no use without."""
+
+    check: str
+    good: bool
+    detail: str
+    fix: str = ""
+    needed: bool = True
+
+
+def examine(*, guest: bool) -> Iterator[Finding]:
+    """Yield findings, cheap ones first."""
+    yield from _programs()
+    tun = tun_problem()
+    fix = "modprobe tun; chmod 0666 /dev/net/tun" if tun else ""
+    yield Finding("tap devices", not tun, tun or "/dev/net/tun opens", fix)
+    yield _kvm()
+    yield from _lab("namespaces, veth, qdisc, flow", _NAMESPACES)
+    if guest:
+        yield from _guest()
+    left = [lab.name for lab in list_labs() if lab.name.startswith("doctor.")]
+    detail = ", ".join(left) or "no lab, no directory"
+    yield Finding("nothing left behind", not left, detail, "zdlab gc" if left else "")
+
+
+def _kvm() -> Finding:
+    """Say whether the device opens; only booting a kernel proves more, which the guest's line does."""
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return Finding("KVM device", True, "/dev/kvm opens; the guest below proves it or not", needed=False)
+    fix = "join the group kvm, or live with TCG"
+    return Finding("KVM device", False, "/dev/kvm does not open: guests are emulated", fix, needed=False)
+
+
+def _programs() -> Iterator[Finding]:
+    others = {"busybox": "busybox-static", "tcpdump": "tcpdump", "gcc": "build-essential"}
+    for name, package in {**PROGRAMS, **others}.items():
+        try:
+            yield Finding(f"program {name}", True, str(system_program(name, package)))
+        except MissingToolError as error:
+            yield Finding(f"program {name}", False, error.message, error.hint)
+    try:
+        yield Finding("QEMU", True, find_qemu())
+    except MissingToolError as error:
+        yield Finding("QEMU", False, error.message, error.hint)
+
+
+def _guest() -> Iterator[Finding]:
+    built = [kernel.name for kernel in list_kernels() if kernel.path is not None]
+    if "stock" not in built:
+        yield Finding("kernel stock", False, "not built yet", "zdlab kernels build stock")
+        return
+    yield Finding("kernel stock", True, "built")
+    yield from _lab("guest boots and sends a flow", _GUEST)
+
+
+def _lab(check: str, text: str) -> Iterator[Finding]:
+    """Build a lab, send one flow through it, and take it down."""
+    source = parse_topology(text, "doctor")
+    plan = build_plan(source.base, source.name)
+    accelerator = ""
+    try:
+        tools = traffic_tools()
+        boot, _, _ = boot_files(plan, source, guest_programs(tools))
+        with Lab.start(plan, boot, name=f"doctor.{os.getpid()}") as lab:
+            for node in lab.status()["nodes"]:
+                if "accelerator" in node:
+                    accelerator = f"on {node['accelerator']} ({node['accelerator_reason']}); "
+            client = "/usr/bin" if boot else str(tools.directory)
+            arguments = ["-l", "0.5", "--nolog"] if tools.origin == "zdlab" else ["-l", "1", "--nolog"]
+            server = lab.spawn("b", [str(Path(tools.directory) / "tcp_stream"), *arguments])
+            done = lab.run("a", [f"{client}/tcp_stream", "-c", "-H", "192.0.2.2", *arguments], timeout=60)
+            server.kill()
+            if done.returncode:
+                yield Finding(check, False, done.stderr.decode("utf-8", "replace").strip(), "zdlab logs; is it a bug?")
+                return
+        yield Finding(check, True, f"{accelerator}built, one flow sent, taken down")
+    except GuestError as error:
+        tail = " | ".join(error.console[-3:])
+        yield Finding(check, False, f"{error.message} {tail}", error.hint)
+    except (ZdlabError, TimeoutError) as error:
+        hint = error.hint if isinstance(error, ZdlabError) else "the computer is very slow, or a firewall interferes"
+        yield Finding(check, False, str(error), hint)
