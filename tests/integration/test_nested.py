@@ -1,0 +1,134 @@
+"""Machines in machines: every level is reached, configured, measured and missed like the first."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+from typing import TYPE_CHECKING
+
+from tests.conftest import await_that
+
+if TYPE_CHECKING:
+    from tests.conftest import Done, Sandbox
+
+NODES = """
+nodes:
+  A: {kind: machine, memory: 1gb}
+  br: {kind: bridge, in: A, subnet: [10.1.0.0/24, "fd01::/64"]}
+  h: {kind: host, in: A}
+  a: {kind: machine, in: A, memory: 256mb}
+  b: {kind: host}
+links:
+  inner: {ends: {a: {tap: {vhost: on}, offloads: {tso: off, gso: off}}, br: {}}}
+  side: {ends: {h: {}, br: {}}}
+  uplink:
+    ends:
+      br: {qdisc: {kind: tbf, rate: 2mbit, burst: 16kb, limit: 30kb}}
+      b: {}
+"""
+TRAFFIC = """
+workloads:
+  bulk: {tool: tcp_stream, from: a, to: b, flows: 5, duration: 4s}
+arms:
+  stock:
+expectations:
+  - stock.br.qdisc_drops > 0
+  - stock.a.qdisc_drops == 0
+  - stock.a.retransmits > 0
+"""
+
+
+def run_in(sandbox: Sandbox, node: str, *command: str) -> Done:
+    return sandbox.zdlab("exec", node, "--", *command)
+
+
+def test_nodes_in_a_machine_are_reached_like_any_other(sandbox: Sandbox) -> None:
+    sandbox.up(NODES)
+    data = os.urandom(300_000)
+
+    nodes = {node["name"]: node for node in sandbox.zdlab("status", "-o", "json").json()["nodes"]}
+    assert {name: node["in"] for name, node in nodes.items()} == {"A": "", "br": "A", "h": "A", "a": "A", "b": ""}
+    assert nodes["a"]["state"] == nodes["A"]["state"] == "ready"
+    # The computer may have no KVM that works; the machine on it has.
+    assert nodes["a"]["accelerator"] == "kvm"
+    assert nodes["a"]["accelerator_reason"].startswith("A has KVM")
+    for name in ("A", "h", "a"):
+        assert run_in(sandbox, name, "hostname").out == f"{name}\n"
+    assert sandbox.zdlab("exec", "a", "--", "cat", stdin=data).stdout == data
+    assert run_in(sandbox, "h", "sh", "-c", "echo bad >&2; exit 9").status == 9
+    assert sandbox.zdlab("shell", "a", stdin=b"exit 5\n").status == 5
+    assert run_in(sandbox, "a", "ping", "-c", "1", "-W", "5", "b").status == 0
+    assert run_in(sandbox, "b", "ping", "-c", "1", "-W", "5", "fd01::1").status == 0
+    assert run_in(sandbox, "h", "ping", "-c", "1", "-W", "5", "a").status == 0
+    # What the computer's kernel has is not seen in the machine, and the other way round.
+    devices = {row["ifname"] for row in json.loads(run_in(sandbox, "br", "ip", "-j", "link").out)}
+    assert devices == {"lo", "br0", "eth0", "eth1", "eth2"}
+    qdiscs = {row["dev"]: row["kind"] for row in json.loads(run_in(sandbox, "br", "tc", "-j", "qdisc").out)}
+    assert qdiscs["eth2"] == "tbf"
+    # The kernel's own thread serves the inner machine's card.
+    threads = run_in(sandbox, "A", "sh", "-c", "cat /proc/$(pidof qemu-system-x86_64)/task/*/comm").out
+    assert "vhost-" in threads
+    assert sandbox.zdlab("logs", "a").status == 0
+    assert sandbox.zdlab("logs", "h").status == 2
+
+
+def test_packets_inside_a_machine_are_captured(sandbox: Sandbox) -> None:
+    hosts = NODES.replace("a: {kind: machine, in: A, memory: 256mb}", "a: {kind: host, in: A}")
+    sandbox.up(hosts.replace("tap: {vhost: on}, ", ""))
+    ping = sandbox.start("exec", "a", "--", "ping", "-i", "0.2", "-c", "50", "b")
+    try:
+        done = sandbox.zdlab("capture", "inner", "--count", "3", "icmp")
+    finally:
+        os.killpg(ping.pid, signal.SIGKILL)
+        ping.communicate()
+
+    assert done.status == 0, done.err
+    magic, _, _, _, _, _, link_type = struct.unpack("<IHHiIII", done.stdout[:24])
+    assert (magic, link_type) == (0xA1B2C3D4, 1)
+    assert b"\x08\x00\x45" in done.stdout
+
+
+def test_an_experiment_counts_every_level(sandbox: Sandbox) -> None:
+    done = sandbox.zdlab("run", sandbox.file(NODES + TRAFFIC), "--blocks", "1", "-o", "json")
+
+    found = done.json()
+    assert [entry["verdict"] for entry in found["expectations"]] == ["pass"] * 3, found
+    assert done.status == 0
+    sandbox.await_nothing_left()
+
+
+def test_what_ends_at_one_level_is_said_of_that_level(sandbox: Sandbox) -> None:
+    sandbox.up(NODES)
+    inner = run_in(sandbox, "A", "pidof", "qemu-system-x86_64").out.strip()
+    assert inner.isdecimal()
+
+    run_in(sandbox, "A", "kill", "-STOP", inner)
+    hung = sandbox.zdlab("exec", "a", "--", "sleep", "60")
+    assert hung.status == 3
+    assert "machine a hangs: its agent did not answer" in hung.err
+    assert run_in(sandbox, "h", "true").status == 0
+
+    run_in(sandbox, "A", "kill", "-KILL", inner)
+    await_that(lambda: "SIGKILL" in run_in(sandbox, "a", "true").err, lambda: run_in(sandbox, "a", "true").err)
+    assert run_in(sandbox, "a", "true").status == 3
+    assert run_in(sandbox, "h", "ping", "-c", "1", "-W", "5", "b").status == 0
+
+    os.kill(sandbox.pid_of("qemu-system"), signal.SIGKILL)
+    await_that(lambda: "machine A ended" in run_in(sandbox, "h", "true").err, lambda: run_in(sandbox, "h", "true").err)
+    assert "machine A ended" in run_in(sandbox, "a", "true").err
+    assert run_in(sandbox, "b", "true").status == 0
+    assert sandbox.zdlab("down").status == 0
+    sandbox.await_nothing_left()
+
+
+def test_kvm_that_is_asked_for_in_a_machine_must_be_there(sandbox: Sandbox) -> None:
+    text = NODES.replace("A: {kind: machine,", "A: {kind: machine, cpu_model: 'max,-svm,-vmx',").replace(
+        "a: {kind: machine,", "a: {kind: machine, accelerator: kvm,"
+    )
+    done = sandbox.zdlab("up", sandbox.file(text))
+
+    assert done.status == 3
+    assert "KVM does not work in A: /dev/kvm: " in done.err
+    sandbox.await_nothing_left()
