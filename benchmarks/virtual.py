@@ -1,8 +1,9 @@
-"""Exact results under the virtual clock, and what they cost: stock and zD, few flows and many, two kinds of queue.
+"""Exact results under the virtual clock, and what they cost.
 
-Run as ``.venv/bin/python -m benchmarks.virtual FILE``: runs all cases, side by side, and writes into FILE what each
-came to, with the hashes of all it belongs to. ``tests/expected/virtual-clock.json`` was made that way, and a test
-compares one of its cases. On standard error: real and virtual seconds of each case.
+Run as ``.venv/bin/python -m benchmarks.virtual FILE [NAME]...``: runs all cases, or those whose names begin with one of
+NAME, side by side, and writes into FILE what each came to, with the hashes of all it belongs to.
+``tests/expected/virtual-clock.json`` was made that way, and a test compares one of its cases. On standard error: real
+and virtual seconds of each case; on standard output: the table of the whole FILE.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,74 +22,78 @@ from typing import Any, Final
 from zdlab.capsule.setup import prepare_capsules
 from zdlab.capsule.trial import CapsuleSetup, run_capsule_trial, usual_parallel
 from zdlab.experiment.model import Slot
-from zdlab.topology import parse_topology
+from zdlab.topology import load_topology
 
-_QUEUES: Final = {
-    "tbf": "{kind: tbf, rate: 200mbit, burst: 32kb, limit: 150kb}",
-    "pfifo": (
-        "{kind: htb, default: 10, classes: "
-        "[{id: 10, rate: 200mbit, burst: 32kb, cburst: 32kb, qdisc: {kind: pfifo, limit: 100p}}]}"
-    ),
+_TOPOLOGIES: Final = Path(__file__).parents[1] / "topologies"
+#: Seeds of each arm by topology: differences of a part in a thousand need several.
+SEEDS: Final = {
+    "virtual-scale": 1,
+    "virtual-queues": 1,
+    "virtual-hidden": 1,
+    "virtual-latency": 1,
+    "virtual-cost": 5,
+    "nested-tbf": 1,
+    "nested-pfifo": 1,
+    "nested-many": 1,
 }
-_FLOWS: Final = (500, 5000)
-_ARMS: Final = ("stock", "zd")
-_SEED: Final = 1
-_TOPOLOGY: Final = """\
-clock: virtual
-nodes:
-  a: {kind: machine, kernel: stock, memory: 1gb}
-  b: {kind: host}
-links:
-  uplink:
-    subnet: 10.0.0.0/24
-    ends:
-      a: {offloads: {tso: off, gso: off}, txqueuelen: 100, qdisc: QUEUE}
-      b: {}
-workloads:
-  bulk: {tool: tcp_stream, from: a, to: b, flows: FLOWS, duration: 1s, args: ["--start-jitter", "0.1"]}
-arms:
-  stock:
-  zd: {nodes.a.kernel: zd, nodes.a.sysctls.net.core.zd: 1}
-"""
-_COUNTERS: Final = (
+_LAB: Final = (
     "qdisc_drops",
-    "packets",
     "retransmits",
+    "timeouts",
+    "packets",
     "segments_sent",
     "bytes_delivered",
-    "backlog_max_bytes",
+    "throughput_bps",
+    "jain_index",
+    "jain_workloads",
+    "latency_mean_s",
     "flows_without_data",
+    "backlog_max_bytes",
     "instructions",
+    "instructions_per_gb",
 )
+_NODE: Final = ("qdisc_drops", "retransmits", "timeouts")
+#: Columns of the table and the figures that are in them.
+_COLUMNS: Final = {
+    "drops": "qdisc_drops",
+    "retransmits": "retransmits",
+    "timeouts": "timeouts",
+    "packets": "packets",
+    "Mbit/s": "throughput_bps",
+    "Jain": "jain_index",
+    "latency ms": "latency_mean_s",
+    "G instructions a GB": "instructions_per_gb",
+}
+_SCALES: Final = {"throughput_bps": 1e-6, "latency_mean_s": 1e3, "instructions_per_gb": 1e-9}
 
 
 @dataclass(frozen=True)
 class ExactCase:
     """One trial whose result is known beforehand."""
 
-    queue: str
-    flows: int
+    topology: str
     arm: str
+    seed: int
 
     @property
     def name(self) -> str:
         """Name of the case."""
-        return f"{self.arm}-{self.queue}-{self.flows}"
+        return f"{self.topology}/{self.arm}/{self.seed}"
 
-    def topology(self) -> str:
-        """Return the topology file."""
-        return _TOPOLOGY.replace("QUEUE", _QUEUES[self.queue]).replace("FLOWS", str(self.flows))
+    @property
+    def path(self) -> Path:
+        """The topology file."""
+        return _TOPOLOGIES / f"{self.topology}.yaml"
 
     def setup(self) -> CapsuleSetup:
         """Find or make kernel and image."""
-        source = parse_topology(self.topology(), self.name)
-        setups, _ = prepare_capsules(source, [self.arm], progress=lambda _text, _fraction: None)
+        setups, _ = prepare_capsules(load_topology(self.path), [self.arm], progress=lambda _text, _fraction: None)
         return setups[self.arm]
 
     def identity(self, setup: CapsuleSetup) -> dict[str, str]:
         """Return the hashes and the version its result belongs to."""
         return {
-            "topology": hashlib.sha256(self.topology().encode()).hexdigest(),
+            "topology": hashlib.sha256(load_topology(self.path).arm(self.arm).model_dump_json().encode()).hexdigest(),
             "kernel": setup.kernel.sha256,
             "image": setup.image.sha256,
             "qemu": setup.qemu,
@@ -98,33 +104,69 @@ class ExactCase:
 
         :raises RuntimeError: when it does not come to an end.
         """
-        trial = run_capsule_trial(Slot(0, 0, self.arm, _SEED), setup, lambda _seconds, _phase: None)
+        slot = Slot(0, self.seed - 1, self.arm, self.seed)
+        trial = run_capsule_trial(slot, setup, lambda _seconds, _phase: None)
         if trial.state != "done":
             raise RuntimeError(f"{self.name}: {trial.error}")
-        counters = {name: int(trial.figures[name]) for name in _COUNTERS}
+        nodes = {
+            node: {name: figures[name] for name in _NODE if figures.get(name)} for node, figures in trial.nodes.items()
+        }
         clock: Mapping[str, Any] = trial.raw["capsule"]
-        return {"counters": counters, "result": clock["result"], "virtual_seconds": clock["ended_ns"] / 1e9}
+        return {
+            "figures": {name: trial.figures[name] for name in _LAB if name in trial.figures},
+            "nodes": {node: figures for node, figures in nodes.items() if figures},
+            "result": clock["result"],
+            "virtual_seconds": clock["ended_ns"] / 1e9,
+        }
 
 
 def cases() -> list[ExactCase]:
-    """Return all cases, the cheap ones first."""
-    return [ExactCase(queue, flows, arm) for flows in _FLOWS for queue in _QUEUES for arm in _ARMS]
+    """Return all cases."""
+    return [
+        ExactCase(name, arm, seed)
+        for name, seeds in SEEDS.items()
+        for arm in load_topology(_TOPOLOGIES / f"{name}.yaml").arm_names()
+        for seed in range(1, seeds + 1)
+    ]
+
+
+def _cell(figures: Mapping[str, float], name: str) -> str:
+    if name not in figures:
+        return ""
+    value = figures[name] * _SCALES.get(name, 1)
+    return f"{value:.3f}" if name == "jain_index" or name in _SCALES else f"{value:,.0f}"
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Return what is known as a table in Markdown."""
+    lines = [f"| case | {' | '.join(_COLUMNS)} |", f"| --- |{' ---: |' * len(_COLUMNS)}"]
+    for name, entry in found.items():
+        cells = [_cell(entry["figures"], figure) for figure in _COLUMNS.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Run all cases and write what they came to."""
-    setups = {case: case.setup() for case in cases()}
+    """Run cases and write what they came to."""
+    path, wanted = Path(sys.argv[1]), tuple(sys.argv[2:])
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if wanted and path.exists() else {}
+    setups = {case: case.setup() for case in cases() if not wanted or case.name.startswith(wanted)}
+    lock = threading.Lock()
 
-    def run(case: ExactCase) -> dict[str, Any]:
+    def run(case: ExactCase) -> None:
         begun = time.perf_counter()
         found = case.run(setups[case])
         seconds = time.perf_counter() - begun
-        sys.stderr.write(f"{case.name:<16} {seconds:6.1f} s real, {found['virtual_seconds']:5.2f} s virtual\n")
-        return {**case.identity(setups[case]), **found}
+        sys.stderr.write(f"{case.name:<34} {seconds:6.1f} s real, {found['virtual_seconds']:5.2f} s virtual\n")
+        with lock:
+            # Each as soon as it is there: all of them take long.
+            known[case.name] = {**case.identity(setups[case]), **found}
+            ordered = {case.name: known[case.name] for case in cases() if case.name in known}
+            path.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
     with ThreadPoolExecutor(usual_parallel()) as pool:
-        found = dict(zip([case.name for case in setups], pool.map(run, setups), strict=True))
-    Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        list(pool.map(run, setups))
+    sys.stdout.write(table(json.loads(path.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":
