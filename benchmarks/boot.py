@@ -69,7 +69,7 @@ def _lab_times(runs: int, name: str, topology: str) -> dict[str, list[float]]:
     starts, ends = found.values()
     for _ in range(runs):
         begun = time.perf_counter()
-        lab = Lab.start(plan, boot)
+        lab = Lab.start(plan.outline(), boot)
         ready = time.perf_counter()
         lab.down()
         starts.append(ready - begun)

@@ -46,7 +46,7 @@ def main() -> None:
     sys.stdout.write(line(f"ip -batch, {hosts} veth pairs", seconds(lambda: _by_ip(hosts), _RUNS)) + "\n")
     built = []
     for _ in range(_RUNS):
-        built += seconds(lambda: labs.append(Lab.start(plan, {})), 1)
+        built += seconds(lambda: labs.append(Lab.start(plan.outline(), {})), 1)
         labs.pop().down()
     sys.stdout.write(line(f"zdlab, {hosts} hosts, addresses read back", built) + "\n")
 

@@ -53,48 +53,48 @@ bool read_seconds(const char *text, nanos *out)
 	return true;
 }
 
-bool read_duration(const char *text, nanos *out)
+/* What a suffix stands for. */
+struct unit {
+	const char *suffix;
+	double scale;
+};
+
+/* Read a number and one of a list of suffixes that ends with a NULL. */
+static bool read_scaled(const char *text, const struct unit *units, double *out)
 {
-	static const struct {
-		const char *suffix;
-		double scale;
-	} units[] = {{"", 1}, {"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}};
-	double value;
 	char *end;
 
-	if (!read_decimal(text, &value, &end))
+	if (!read_decimal(text, out, &end))
 		return false;
-	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
-		if (strcmp(end, units[i].suffix))
-			continue;
-		if (value * units[i].scale > LONGEST_TIME * 1e9)
-			return false;
-		*out = (nanos)(value * units[i].scale + 0.5);
-		return true;
+	for (; units->suffix; units++) {
+		if (!strcmp(end, units->suffix)) {
+			*out *= units->scale;
+			return true;
+		}
 	}
 	return false;
 }
 
+bool read_duration(const char *text, nanos *out)
+{
+	static const struct unit units[] = {{"", 1}, {"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {NULL, 0}};
+	double value;
+
+	if (!read_scaled(text, units, &value) || value > LONGEST_TIME * 1e9)
+		return false;
+	*out = (nanos)(value + 0.5);
+	return true;
+}
+
 bool read_rate(const char *text, uint64_t *out)
 {
-	static const struct {
-		const char *suffix;
-		double bytes;
-	} units[] = {{"", 1}, {"kbit", 125}, {"mbit", 125e3}, {"gbit", 125e6}};
+	static const struct unit units[] = {{"", 1}, {"kbit", 125}, {"mbit", 125e3}, {"gbit", 125e6}, {NULL, 0}};
 	double value;
-	char *end;
 
-	if (!read_decimal(text, &value, &end))
+	if (!read_scaled(text, units, &value) || value >= 1e18)
 		return false;
-	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
-		if (strcmp(end, units[i].suffix))
-			continue;
-		if (value * units[i].bytes >= 1e18)
-			return false;
-		*out = (uint64_t)(value * units[i].bytes);
-		return true;
-	}
-	return false;
+	*out = (uint64_t)value;
+	return true;
 }
 
 bool read_percentiles(const char *text, struct percentiles *out)

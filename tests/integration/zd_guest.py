@@ -188,7 +188,7 @@ def zd_guest(runtime: str, kind: type[AnyGuest]) -> Iterator[AnyGuest]:
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_RUNTIME_DIR", runtime)
     try:
-        with Lab.start(plan, boot) as lab:
+        with Lab.start(plan.outline(), boot) as lab:
             made = kind(lab, PurePosixPath(tools.directory))
             try:
                 yield made

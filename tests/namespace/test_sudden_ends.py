@@ -109,5 +109,5 @@ def test_a_lab_follows_another_of_its_name_at_once(sandbox: Sandbox, monkeypatch
     plan = build_plan(load_topology(TOPOLOGIES / "ns-tbf.yaml").base, "again")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(sandbox.runtime))
     for _ in range(8):
-        with Lab.start(plan, {}) as lab:
+        with Lab.start(plan.outline(), {}) as lab:
             assert lab.run("a", ["true"]).returncode == 0

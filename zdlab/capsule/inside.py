@@ -87,7 +87,7 @@ def _run(task: Task, boot: Mapping[str, BootFiles], progress: Progress, pieces: 
     progress.phase("building the lab")
     begun = time.monotonic_ns()
     say = progress.phase
-    lab = Lab.build(task.outline, boot, name="capsule", progress=say, launch=fork_shepherd, capsule=True)
+    lab = Lab.start(task.outline, boot, name="capsule", progress=say, launch=fork_shepherd, capsule=True)
     built = time.monotonic_ns()
     seen = observe(task, lab, say, _meter)
     # The lab is left to end with the capsule.

@@ -99,7 +99,7 @@ def _lab(check: str, text: str) -> Iterator[Finding]:
     try:
         tools = traffic_tools()
         boot, _, _ = boot_files(plan, source, guest_programs(tools))
-        with Lab.start(plan, boot, name=f"doctor.{os.getpid()}") as lab:
+        with Lab.start(plan.outline(), boot, name=f"doctor.{os.getpid()}") as lab:
             for node in lab.status()["nodes"]:
                 if "accelerator" in node:
                     accelerator = f"on {node['accelerator']} ({node['accelerator_reason']}); "

@@ -47,7 +47,7 @@ def up(
         boot, _, _ = boot_files(built, source, programs, arm=chosen, progress=show)
         with located(source, chosen):
             lab = Lab.start(
-                built,
+                built.outline(),
                 boot,
                 name=name,
                 topology=str(file.resolve()),

@@ -63,7 +63,7 @@ def run_trial(
     kept = False
     try:
         phase("building the lab")
-        lab = Lab.build(
+        lab = Lab.start(
             task.outline,
             setup.boot,
             name=lab_name,

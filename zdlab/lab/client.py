@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from zdlab.errors import LabError, UsageError
 from zdlab.guest.agent_client import RawSamples
@@ -22,9 +22,6 @@ from zdlab.lab.request import AcceleratorRequest, BootFiles, LabRequest
 from zdlab.lab.shepherd import LOG, SOCKET
 from zdlab.paths import runtime_dir
 from zdlab.plan.outline import Outline
-
-if TYPE_CHECKING:
-    from zdlab.plan.build import Plan
 
 #: Takes what is being done.
 Progress = Callable[[str], None]
@@ -58,29 +55,6 @@ class Lab:
 
     @classmethod
     def start(
-        cls,
-        plan: Plan,
-        boot: Mapping[str, BootFiles],
-        *,
-        name: str | None = None,
-        topology: str = "",
-        accelerator: AcceleratorRequest | None = None,
-        attached: bool = True,
-        progress: Progress | None = None,
-    ) -> Lab:
-        """Build the lab of a plan and return when all its nodes are ready: :meth:`build` with its outline."""
-        return cls.build(
-            plan.outline(),
-            boot,
-            name=name,
-            topology=topology,
-            accelerator=accelerator,
-            attached=attached,
-            progress=progress,
-        )
-
-    @classmethod
-    def build(
         cls,
         outline: Outline,
         boot: Mapping[str, BootFiles],
