@@ -120,7 +120,17 @@ def test_a_run_goes_on_where_it_was_stopped(sandbox: Sandbox) -> None:
     for arm, values in more["arms"].items():
         assert values["trials"] == 2
         assert values["qdisc_drops"][0] == first["arms"][arm]["qdisc_drops"][0]
-    assert len(list((sandbox.data / "zdlab" / "runs").iterdir())) == 1
+    (run,) = (sandbox.data / "zdlab" / "runs").iterdir()
+
+    # The traffic tool was another one when the run began.
+    record = json.loads((run / "run.json").read_text())
+    now = record["provenance"]["traffic"]["sha256"]["tcp_stream"]
+    record["provenance"]["traffic"]["sha256"]["tcp_stream"] = "0" * 64
+    (run / "run.json").write_text(json.dumps(record))
+    refused = sandbox.zdlab("run", topology, "--blocks", "3", "--resume")
+
+    assert refused.status == 2
+    assert f"traffic sha256 tcp_stream: {'0' * 64} then, {now} now" in refused.err
 
 
 def test_a_control_arm_without_pressure_makes_the_answer_invalid(sandbox: Sandbox) -> None:

@@ -59,7 +59,7 @@ def run(
     """Run an experiment: every arm on fresh labs, in blocks; prints the verdict."""
     from zdlab.cli.conduct import chosen_conductor
     from zdlab.experiment.run import Options, run_experiment, selected_arms
-    from zdlab.experiment.setup import describe_run
+    from zdlab.experiment.setup import changed_since, describe_run
     from zdlab.results.store import RunStore
     from zdlab.topology import load_topology
 
@@ -86,6 +86,11 @@ def run(
     )
     with progress_line() as show:
         conductor = chosen_conductor(source, options, neper_dir=neper_dir, parallel=parallel, progress=show)
+    if store is not None and (changed := changed_since(store.description()["provenance"], conductor.provenance)):
+        raise UsageError(
+            "what the run began with has changed, so that its trials cannot be compared:\n  " + "\n  ".join(changed),
+            hint="start a new run without --resume",
+        )
     if store is None:
         store = RunStore.create(source.name, describe_run(source, chosen, options, conductor.provenance), results)
     say(f"run {store.name}: {len(chosen)} arms, {options.blocks or source.base.blocks} blocks, seed {options.seed}")

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,27 @@ def prepare_arms(
         "plans": {arm: [operation.describe() for operation in setup.plan.operations] for arm, setup in setups.items()},
     }
     return setups, provenance
+
+
+def changed_since(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what a run's trials were made with that is not the same any more, from two provenances.
+
+    Places and names do not matter, contents do; nor does zdlab's own revision.
+    """
+    before, after = (dict(_leaves(provenance)) for provenance in (recorded, now))
+    return [
+        f"{' '.join(path)}: {before.get(path, 'nothing')} then, {after.get(path, 'nothing')} now"
+        for path in sorted({*before, *after})
+        if before.get(path) != after.get(path) and path[0] not in {"zdlab", "revision", "plans"} and path[-1] != "path"
+    ]
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _leaves(below, (*path, name))
+    else:
+        yield path, value
 
 
 def described(kernel: KernelFile) -> dict[str, str]:
