@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any, Final
 
 import pytest
@@ -23,10 +23,19 @@ def _expected() -> dict[str, dict[str, Any]]:
     return found
 
 
+def _rows(topology: str, arm: str) -> list[dict[str, float]]:
+    return [_expected()[ExactCase(topology, arm, seed).name]["figures"] for seed in range(1, SEEDS[topology] + 1)]
+
+
 def _figures(topology: str, arm: str) -> dict[str, float]:
     """Return an arm's figures: means over its seeds."""
-    rows = [_expected()[ExactCase(topology, arm, seed).name]["figures"] for seed in range(1, SEEDS[topology] + 1)]
+    rows = _rows(topology, arm)
     return {name: mean(row[name] for row in rows) for name in rows[0]}
+
+
+def _seeds(topology: str, arm: str, name: str) -> list[float]:
+    """Return one figure of each seed."""
+    return [row[name] for row in _rows(topology, arm)]
 
 
 def _of_node(topology: str, arm: str, node: str, name: str) -> float:
@@ -63,6 +72,9 @@ def test_zd_drops_nothing_whatever_the_packets_are(kind: str) -> None:
     assert zd["qdisc_drops"] == 0
     assert zd["retransmits"] <= stock["retransmits"]
     assert zd["throughput_bps"] > 0.98 * stock["throughput_bps"]
+    if kind == "gso":
+        # A packet of which tbf drops a part was made in vain, and TCP hears nothing of it.
+        assert zd["instructions_per_gb"] < 0.9 * stock["instructions_per_gb"]
 
 
 def test_behind_a_bridge_retransmits_end_and_behind_a_router_nothing_changes() -> None:
@@ -71,8 +83,6 @@ def test_behind_a_bridge_retransmits_end_and_behind_a_router_nothing_changes() -
 
     assert stock["retransmits"] > 0.5 * stock["qdisc_drops"] > 500
     assert zd["qdisc_drops"] == zd["retransmits"] == 0
-    # What need not be sent twice need not be paid for twice.
-    assert zd["instructions_per_gb"] < 0.98 * stock["instructions_per_gb"]
     assert unchanged["qdisc_drops"] == pytest.approx(routed["qdisc_drops"], rel=0.2)
 
 
@@ -83,15 +93,15 @@ def test_switched_off_the_patched_kernel_is_the_unpatched_one() -> None:
     assert off["throughput_bps"] == pytest.approx(stock["throughput_bps"], rel=0.005)
     # Switched on where no queue is ever full.
     assert zd["qdisc_drops"] == stock["qdisc_drops"] == 0
-    assert zd["instructions_per_gb"] < 1.01 * stock["instructions_per_gb"]
+    assert zd["instructions_per_gb"] < 1.005 * stock["instructions_per_gb"]
 
 
-@pytest.mark.parametrize("queue", ["pfifo", "tbf"])
-def test_switched_off_it_drops_as_the_unpatched_one_does(queue: str) -> None:
-    stock, off = (_figures("virtual-scale", f"{queue}-500-{arm}") for arm in ("stock", "off"))
+@pytest.mark.parametrize("name", ["qdisc_drops", "throughput_bps", "segments_sent", "instructions_per_gb"])
+def test_switched_off_a_full_queue_does_what_that_of_the_unpatched_kernel_does(name: str) -> None:
+    """As far as one seed differs from another: five of each."""
+    stock, off = (_seeds("virtual-cost", f"full-{arm}", name) for arm in ("stock", "off"))
 
-    assert off["qdisc_drops"] == pytest.approx(stock["qdisc_drops"], rel=0.1)
-    assert off["throughput_bps"] == pytest.approx(stock["throughput_bps"], rel=0.005)
+    assert abs(mean(off) - mean(stock)) < 2 * max(stdev(stock), stdev(off))
 
 
 def test_a_queue_that_makes_wait_is_no_slower_than_one_that_holds_it_all() -> None:
@@ -101,6 +111,7 @@ def test_a_queue_that_makes_wait_is_no_slower_than_one_that_holds_it_all() -> No
     assert zd["throughput_bps"] > 0.98 * deep["throughput_bps"]
     assert zd["latency_mean_s"] < deep["latency_mean_s"]
     assert zd["backlog_max_bytes"] < 0.1 * deep["backlog_max_bytes"]
+    assert zd["instructions_per_gb"] < deep["instructions_per_gb"]
 
 
 @pytest.mark.parametrize("gso", ["", "-gso"], ids=["frames", "gso"])
@@ -116,16 +127,21 @@ def test_pressure_of_the_hypervisors_queue_reaches_the_guests_sockets(topology: 
     assert zd["throughput_bps"] > 0.95 * stock["throughput_bps"]
 
 
-@pytest.mark.parametrize("gso", ["", "-gso"], ids=["frames", "gso"])
-def test_guests_of_one_uplink_have_equal_parts(gso: str) -> None:
-    stock, zd = (_figures("nested-many", f"{arm}{gso}") for arm in ("stock", "zd-hypervisor"))
+@pytest.mark.parametrize(
+    ("control", "arm"), [("stock", "zd-hypervisor"), ("stock", "zd-both"), ("stock-gso", "zd-both-gso")]
+)
+def test_guests_of_one_uplink_have_equal_parts(control: str, arm: str) -> None:
+    stock, zd = _figures("nested-many", control), _figures("nested-many", arm)
 
     assert stock["qdisc_drops"] > 100
     # A copy of a broadcast has no owner that could wait: a question for an address, of each of four guests.
     assert zd["qdisc_drops"] <= 4
     assert zd["retransmits"] <= 0.1 * stock["retransmits"]
-    assert zd["throughput_bps"] > 0.95 * stock["throughput_bps"]
     assert zd["jain_workloads"] > 0.95
+    assert zd["bytes_delivered"] > 0.95 * stock["bytes_delivered"]
+    # With packets of several segments what waits in a guest's ring is too long for some retransmit timers: these flows
+    # end late.
+    assert zd["throughput_bps"] > (0.75 if arm.endswith("-gso") else 0.95) * stock["throughput_bps"]
 
 
 def test_a_case_comes_out_as_it_is_known_to() -> None:
