@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.integration.zd_guest import V4, V6, Guest, zd_guest
 from zdlab.errors import TrafficError
 
+CHURN = Path(__file__).with_name("churn.py")
 #: Room for 100 full packets, at a rate an emulated guest can fill.
 TBF = "tbf rate 40mbit burst 32kb limit 150kb"
 HTB_PFIFO = (
@@ -53,6 +56,9 @@ def test_a_full_queue_makes_sockets_wait_and_drops_nothing(guest: Guest, queue: 
     parked = after["parked"] - before["parked"]
     assert parked > flows
     assert after["refused"] - before["refused"] < 0.1 * on.delta.values["packets"]
+    if not gso:
+        # What was handed back and sent later is counted once; not of TCP are a few questions for addresses.
+        assert abs(on.delta.values["segments_sent"] - on.delta.values["packets"]) < 30
     guest.await_nobody_parked()
 
 
@@ -67,8 +73,10 @@ def test_a_full_queue_makes_sockets_wait_and_drops_nothing(guest: Guest, queue: 
         "ip link set eth0 down; sleep 0.2; ip link set eth0 up",
         "echo 0 > /proc/sys/net/core/zd",
         "echo 0 > /proc/sys/net/core/zd; sleep 0.2; echo 1 > /proc/sys/net/core/zd",
+        "ip link add d0 type dummy; ip link set d0 up; ip route replace 10.1.0.0/24 dev d0; sleep 0.3; "
+        "ip route replace 10.1.0.0/24 dev eth0 src 10.1.0.1; ip link del d0",
     ],
-    ids=["replace-other", "replace-same", "delete", "smaller", "larger", "link-flap", "off", "off-and-on"],
+    ids=["replace-other", "replace-same", "delete", "smaller", "larger", "link-flap", "off", "off-and-on", "route"],
 )
 def test_what_changes_below_parked_sockets_wakes_them(guest: Guest, change: str) -> None:
     guest.queue(TBF, zd=True)
@@ -124,16 +132,33 @@ def test_other_disciplines_are_left_alone(guest: Guest, queue: str) -> None:
 
     counted = guest.send(50, 1)
 
-    assert counted.traffic.flows_without_data == 0
+    # Short queues that drop may leave a flow without any data in a second.
+    assert counted.traffic.flows_without_data < 25
+    assert counted.delta.values["packets"] > 500
     assert guest.zd()["parked"] == before["parked"]
 
 
 def test_each_namespace_has_a_switch_of_its_own(guest: Guest) -> None:
-    guest.run("echo 1 > /proc/sys/net/core/zd")
+    guest.lab.put_file("a", "/tmp/churn.py", CHURN.read_bytes())
+    guest.run(
+        "echo 1 > /proc/sys/net/core/zd; ip netns add off; ip link add outer type veth peer name eth0 netns off; "
+        "ip addr add 10.9.0.1/24 dev outer; ip link set outer up; "
+        "ip netns exec off sh -ec 'ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; "
+        "tc qdisc add dev eth0 root tbf rate 5mbit burst 16kb limit 40kb'; "
+        "python3 -I -S /tmp/churn.py listen 10.9.0.1 7777 >/tmp/listening 2>&1 & server=$!; "
+        "while ! grep -q listening /tmp/listening; do sleep 0.1; done; "
+        "ip netns exec off python3 -I -S /tmp/churn.py send 10.9.0.1 7777 60 0 2; kill $server"
+    )
 
-    assert guest.run("unshare -n cat /proc/sys/net/core/zd") == "0\n"
-    assert "parked 0" in guest.run("unshare -n cat /proc/net/zd")
-    guest.run("echo 0 > /proc/sys/net/core/zd")
+    inside = "ip netns exec off "
+    (queue,) = json.loads(guest.run(f"{inside}tc -s -j qdisc show dev eth0"))
+    zd = guest.run(f"{inside}cat /proc/sys/net/core/zd /proc/net/zd").split()
+    guest.run("ip link del outer; ip netns del off; echo 0 > /proc/sys/net/core/zd")
+
+    assert zd[0] == "0"
+    assert zd[1:3] == ["parked", "0"]
+    # As ever, beside a namespace that has it on.
+    assert queue["drops"] > 0
 
 
 def test_thousands_of_flows(guest: Guest) -> None:
