@@ -13,6 +13,17 @@ from tests.integration.zd_guest import V4, V6, Guest, zd_guest
 from zdlab.errors import TrafficError
 
 CHURN = Path(__file__).with_name("churn.py")
+#: Fills 50 sockets that are reset when it ends; prints how many are parked then.
+RESET = """
+import socket, struct, sys, time
+made = [socket.create_connection((sys.argv[1], int(sys.argv[2]))) for _ in range(50)]
+for each in made:
+    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    each.setblocking(False)
+    each.send(bytes(200000))
+time.sleep(1)
+print(dict(line.split() for line in open("/proc/net/zd"))["parked_now"])
+"""
 #: Room for 100 full packets, at a rate an emulated guest can fill.
 TBF = "tbf rate 40mbit burst 32kb limit 150kb"
 HTB_PFIFO = (
@@ -112,6 +123,25 @@ def test_killing_a_sender_leaves_no_socket_and_nobody_parked(guest: Guest) -> No
             guest.kill_while_parked(200)
 
     guest.await_nobody_parked()
+    guest.await_sockets(before)
+
+
+def test_sockets_that_are_reset_while_parked_are_gone(guest: Guest) -> None:
+    before = guest.sockets()
+    server = guest.lab.spawn("b", ["/usr/bin/python3", "-I", "-S", str(CHURN), "listen", V4, "7000"])
+    guest.run(f"echo '{RESET}' > /tmp/reset.py")
+    # So slow that nobody's turn comes.
+    guest.queue("tbf rate 20kbit burst 32kb limit 150kb", zd=True)
+    said = guest.run(f"python3 -I -S /tmp/reset.py {V4} 7000")
+
+    # Their process has ended, and the queue is as full as it was.
+    guest.await_nobody_parked(5)
+    backlog = [row["backlog"] for row in json.loads(guest.run("tc -s -j qdisc show dev eth0"))]
+    server.kill()
+    guest.queue(TBF, zd=True)
+
+    assert int(said) > 20
+    assert backlog[0] > 50_000
     guest.await_sockets(before)
 
 

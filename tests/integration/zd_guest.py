@@ -143,9 +143,9 @@ class Guest:
         while not self.zd()["parked_now"]:
             assert time.monotonic() < deadline, "nobody is ever parked"
 
-    def await_nobody_parked(self) -> None:
+    def await_nobody_parked(self, seconds: float = 20) -> None:
         """Fail when a socket stays parked after the traffic."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + seconds
         while self.zd()["parked_now"]:
             assert time.monotonic() < deadline, self.zd()
             time.sleep(0.1)
