@@ -130,12 +130,12 @@ def test_sockets_that_are_reset_while_parked_are_gone(guest: Guest) -> None:
     before = guest.sockets()
     server = guest.lab.spawn("b", ["/usr/bin/python3", "-I", "-S", str(CHURN), "listen", V4, "7000"])
     guest.run(f"echo '{RESET}' > /tmp/reset.py")
-    # So slow that nobody's turn comes.
-    guest.queue("tbf rate 20kbit burst 32kb limit 150kb", zd=True)
+    # So slow that no packet leaves meanwhile, which would have them all found out: each passes its turn on to the next.
+    guest.queue("tbf rate 1kbit burst 32kb limit 150kb", zd=True)
     said = guest.run(f"python3 -I -S /tmp/reset.py {V4} 7000")
 
     # Their process has ended, and the queue is as full as it was.
-    guest.await_nobody_parked(5)
+    guest.await_nobody_parked(4)
     backlog = [row["backlog"] for row in json.loads(guest.run("tc -s -j qdisc show dev eth0"))]
     server.kill()
     guest.queue(TBF, zd=True)
