@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from zdlab.errors import KernelBuildError, MissingToolError
+from zdlab.errors import KernelBuildError, MissingToolError, UsageError
 from zdlab.paths import cache_dir
 
 _STATE: Final = "zdlab-tree.json"
@@ -58,11 +58,12 @@ def debian_source(package: str) -> Source:
 def user_source(directory: Path) -> Source:
     """Return a kernel tree of the user's.
 
-    :raises KernelBuildError: when it is no kernel tree, or cannot be read.
+    :raises UsageError: when it is no kernel tree.
+    :raises KernelBuildError: when it cannot be read.
     """
     directory = directory.resolve()
     if not (directory / "Kconfig").is_file() or not (directory / "arch" / "x86").is_dir():
-        raise KernelBuildError(f"{directory} is no kernel source tree", hint="name the directory that holds Kconfig")
+        raise UsageError(f"{directory} is no kernel source tree", hint="name the directory that holds Kconfig")
     try:
         files = dict(_walk(directory))
     except OSError as error:
