@@ -21,9 +21,27 @@ Every error carries a ``hint``: what the reader can do about it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Final
+
+#: What is wrong is the device a file is on; every other error of writing one means that it was the wrong file to name.
+_OF_DEVICES: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE}
+
+
+class MistakeError(ValueError):
+    """A single value is written wrongly; whoever knows where it stands makes a :class:`TopologyError` of it.
+
+    :param problem: what is wrong.
+    :param hint: what would be right.
+    """
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(f"{problem}: {hint}")
+        self.problem = problem
+        self.hint = hint
 
 
 class ExitCode(IntEnum):
@@ -148,3 +166,11 @@ class ImageError(InfrastructureError):
 
 class TrafficError(InfrastructureError):
     """The traffic tool failed or printed something unreadable."""
+
+
+def unwritable(path: Path, error: OSError) -> ZdlabError:
+    """Return (not raise) what to raise when a file the user named cannot be written."""
+    message = f"cannot write {path}: {error.strerror}"
+    if error.errno in _OF_DEVICES:
+        return InfrastructureError(message, hint="check the free space there")
+    return UsageError(message, hint="name another file")

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Final
 
+from zdlab.errors import MistakeError
+
 _QUANTITY: Final = re.compile(r"\s*([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([A-Za-zµ]*)\s*")
 
 RATE_UNITS: Final[Mapping[str, int]] = {
@@ -54,31 +56,34 @@ LARGEST: Final = 2**63 - 1
 
 def _parse(value: object, units: Mapping[str, int], what: str, example: str) -> int:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"not a {what}: write one like {example}")
+        raise MistakeError(f"not a {what}", f"write one like {example}")
     match = _QUANTITY.fullmatch(str(value))
     if match is None:
-        raise ValueError(f"{str(value)[:40]!r} is not a {what}: write one like {example}")
+        raise MistakeError(f"{str(value)[:40]!r} is not a {what}", f"write one like {example}")
     number, unit = match.groups()
     if unit.lower() not in units:
         known = ", ".join(name for name in units if name)
         problem = f"{unit!r} is not a unit of a {what}" if unit else f"a {what} needs a unit"
-        raise ValueError(f"{problem}: write one like {example} (units: {known})")
+        raise MistakeError(problem, f"write one like {example} (units: {known})")
     exact = Fraction(number) * units[unit.lower()]
     if exact.denominator != 1:
-        raise ValueError(f"{str(value)[:40]!r} is finer than the smallest unit of a {what}")
+        smallest = next(unit for unit, scale in units.items() if unit and scale == 1)
+        raise MistakeError(
+            f"{str(value)[:40]!r} is finer than the smallest unit of a {what}", f"write a whole number of {smallest}"
+        )
     if exact > LARGEST:
-        raise ValueError(f"{str(value)[:40]!r} is too large for a {what}")
+        raise MistakeError(f"{str(value)[:40]!r} is too large for a {what}", f"write one below 2^63, like {example}")
     return int(exact)
 
 
 def parse_rate(value: object) -> int:
     """Return a rate in bit/s from ``200mbit``, ``2.5gbit`` and the like.
 
-    :raises ValueError: when it is not a rate; the text says how to write one.
+    :raises MistakeError: when it is not a rate; the text says how to write one.
     """
     if isinstance(value, str) and re.search(r"\dx?\s*[kmg]?i?bps\s*$", value.lower()):
-        raise ValueError(
-            f"{value[:40]!r}: tc reads 'bps' as bytes per second; write bits, like 200mbit (8 bits a byte)"
+        raise MistakeError(
+            f"{value[:40]!r}: tc reads 'bps' as bytes per second", "write bits, like 200mbit (8 bits a byte)"
         )
     return _parse(value, RATE_UNITS, "rate", "200mbit")
 
@@ -86,7 +91,7 @@ def parse_rate(value: object) -> int:
 def parse_size(value: object) -> int:
     """Return a size in bytes from ``64kb`` (65,536), ``1500`` and the like.
 
-    :raises ValueError: when it is not a size; the text says how to write one.
+    :raises MistakeError: when it is not a size; the text says how to write one.
     """
     return _parse(value, SIZE_UNITS, "size", "64kb")
 
@@ -94,7 +99,7 @@ def parse_size(value: object) -> int:
 def parse_time(value: object) -> int:
     """Return a time in nanoseconds from ``5ms``, ``1.5s`` and the like.
 
-    :raises ValueError: when it is not a time; the text says how to write one.
+    :raises MistakeError: when it is not a time; the text says how to write one.
     """
     return _parse(value, TIME_UNITS, "time", "5ms")
 
@@ -102,7 +107,7 @@ def parse_time(value: object) -> int:
 def parse_packets(value: object) -> int:
     """Return a number of packets from ``1000p`` or ``1000``.
 
-    :raises ValueError: when it is not a packet count; the text says how to write one.
+    :raises MistakeError: when it is not a packet count; the text says how to write one.
     """
     return _parse(value, PACKET_UNITS, "packet count", "1000p")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from zdlab.plan import operations as ops
 from zdlab.plan.build import Plan, build_plan, wire_name
 from zdlab.topology import load_topology, parse_topology
+from zdlab.topology.schema import json_schema
+from zdlab.topology.yamltree import read_yaml
 
 GOLDEN = Path(__file__).parent / "golden"
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
@@ -58,7 +61,7 @@ def test_operations_are_plain_json(name: str) -> None:
 def test_every_operation_of_the_users_can_be_found_in_the_file(name: str) -> None:
     source = load_topology(TOPOLOGIES / f"{name}.yaml")
     for operation in _ready(name).operations:
-        if operation.node in source.base.nodes and not isinstance(operation, ops.SetSysctls):
+        if not (isinstance(operation, ops.SetSysctls) and not operation.required):
             assert operation.origin
             assert source.tree.line(operation.origin) not in {None, source.tree.line(())}
 
@@ -185,7 +188,12 @@ def topologies(draw: st.DrawFn) -> str:
 
 @given(topologies())
 def test_any_topology_is_built_in_an_order_that_works(text: str) -> None:
-    _check_order(_planned(text))
+    plan = _planned(text)
+
+    _check_order(plan)
+    assert _planned(text) == plan
+    assert _text(_planned(text)) == _text(plan)
+    jsonschema.Draft202012Validator(json_schema()).validate(read_yaml(text, "x").value)
 
 
 def test_two_machines_are_joined_by_a_hidden_node_with_a_bridge() -> None:
@@ -268,12 +276,15 @@ def test_what_the_user_sets_replaces_the_baseline_and_must_exist() -> None:
         "sysctls: {net.ipv4.tcp_sack: 0}\nnodes:\n  a: {kind: host, sysctls: {net/ipv4/tcp_ecn: 1}}\n"
         "  b: {kind: bridge}\n"
     )
-    found = {(op.node, op.required): dict(op.values) for op in plan.operations if isinstance(op, ops.SetSysctls)}
+    sysctls = [op for op in plan.operations if isinstance(op, ops.SetSysctls)]
+    found = {(op.node, op.origin): dict(op.values) for op in sysctls}
+    for_all, own = ("sysctls",), ("nodes", "a", "sysctls")
 
-    assert found["a", True] == {"net.ipv4.tcp_sack": "0", "net.ipv4.tcp_ecn": "1"}
-    assert not found["a", True].keys() & found["a", False].keys()
-    assert ("b", True) not in found
-    assert found["b", False]["net.ipv6.conf.all.disable_ipv6"] == "1"
+    assert {key for key in found if key[1]} == {("a", for_all), ("a", own)}
+    assert all(op.required == bool(op.origin) for op in sysctls)
+    assert (found["a", for_all], found["a", own]) == ({"net.ipv4.tcp_sack": "0"}, {"net.ipv4.tcp_ecn": "1"})
+    assert not {"net.ipv4.tcp_sack", "net.ipv4.tcp_ecn"} & found["a", ()].keys()
+    assert found["b", ()]["net.ipv6.conf.all.disable_ipv6"] == "1"
 
 
 def test_qdiscs_are_numbered_parents_first_with_their_options_in_units_of_the_kernel() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
+import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,13 @@ from hypothesis import strategies as st
 
 from zdlab.errors import TopologyError
 from zdlab.topology import Topology, json_schema, load_topology, parse_topology
+from zdlab.topology.arguments import check_arguments
 from zdlab.topology.expectations import Figure, parse_expectation
 from zdlab.topology.metrics import METRICS
 from zdlab.topology.network import OutOfAddressesError, resolve
 from zdlab.topology.qdiscs import Tbf
 from zdlab.topology.yamltree import read_yaml
+from zdlab.traffic.build import compile_tools
 
 READY = sorted((Path(__file__).parents[2] / "topologies").glob("*.yaml"))
 BASE = """\
@@ -68,6 +74,11 @@ def test_the_schema_is_a_schema() -> None:
         BASE.replace("subnet:", "subnett:"),
         BASE.replace("tool: tcp_stream", "tool: iperf"),
         BASE.replace("burst: 32kb, ", ""),
+        BASE.replace("a: {qdisc", "a: {interface: all, qdisc"),
+        BASE.replace("a: {qdisc", "a: {interface: lo, qdisc"),
+        BASE.replace("a: {qdisc", "a: {mtu: 67, qdisc"),
+        BASE.replace("a: {qdisc", "a: {tap: {vhost: maybe}, qdisc"),
+        BASE.replace("nodes:", "node:"),
     ],
 )
 def test_the_schema_refuses_what_the_loader_refuses(text: str) -> None:
@@ -125,6 +136,22 @@ def test_arms_leave_the_file_they_come_from_as_it_is() -> None:
     source.arm("x")
 
     assert source.arm("y").links == source.base.links
+
+
+def test_a_kernel_of_its_own_takes_any_sysctl_a_namespace_those_of_namespaces() -> None:
+    text = """\
+sysctls: {SHARED}
+nodes:
+  m: {kind: machine, memory: 2gb, sysctls: {kernel.panic: 5, fs.file-max: 9999}}
+  inner: {kind: host, in: m, sysctls: {vm.swappiness: 1}}
+  br: {kind: bridge, sysctls: {net/core/zd: 1}}
+"""
+    assert parse_topology(text.replace("SHARED", "vm.swappiness: 1")).base.sysctls
+    outer = text + "  a: {kind: host, sysctls: {net.core.zd: 1, net.ipv4.conf.all.forwarding: 1}}\n"
+    assert parse_topology(outer.replace("SHARED", "net.ipv4.tcp_sack: 0")).base.sysctls
+    with pytest.raises(TopologyError, match="on a it would change the computer itself") as caught:
+        parse_topology(outer.replace("SHARED", "vm.swappiness: 1"))
+    assert caught.value.line == 1
 
 
 def test_a_name_is_made_from_the_file() -> None:
@@ -191,6 +218,7 @@ def test_addresses_come_from_every_subnet_in_the_order_of_the_ends() -> None:
         ("10.0.0.2/24", "fd00::2/64"),
     ]
     assert network.address("a", "b") == "10.0.0.2"
+    assert [network.address("a", "b", family) for family in (4, 6)] == ["10.0.0.2", "fd00::2"]
 
 
 def test_interfaces_and_macs_are_numbered_in_the_order_of_links_around_those_given() -> None:
@@ -332,6 +360,19 @@ def test_metrics_are_found_by_their_own_names_and_say_what_they_mean() -> None:
     }
 
 
+def test_editors_are_told_what_every_key_is() -> None:
+    schema = json_schema()
+    mappings = {"file": schema, **schema["$defs"]}
+
+    assert [name for name, mapping in mappings.items() if not mapping.get("description")] == []
+    assert [
+        f"{name}.{key}"
+        for name, mapping in mappings.items()
+        for key, value in mapping["properties"].items()
+        if not value.get("description")
+    ] == []
+
+
 def test_the_schema_has_every_key_of_a_file() -> None:
     schema: dict[str, Any] = json_schema()
 
@@ -348,5 +389,36 @@ def test_the_schema_has_every_key_of_a_file() -> None:
         "blocks",
         "clock",
         "machines",
+        "requires",
         "expectations",
     }
+
+
+def test_arguments_of_the_traffic_tools_are_passed_on() -> None:
+    args = ("-m", "1mbit", "-D10ms", "--delay=1ms", "--start-jitter", "0.1", "-4", "-R", "--no-cork", "--mark", "-7")
+    text = f"""\
+nodes: {{a: {{kind: host}}, b: {{kind: host}}}}
+links: {{wire: {{subnet: 10.1.0.0/24, ends: {{a: {{}}, b: {{}}}}}}}}
+workloads: {{bulk: {{tool: tcp_stream, from: a, to: b, args: {json.dumps(args)}}}}}
+"""
+    assert parse_topology(text).base.workloads["bulk"].args == args
+
+
+@pytest.mark.parametrize("tool", ["tcp_stream", "tcp_rr"])
+def test_each_flag_of_the_tools_was_thought_of(tool: str) -> None:
+    """What is new there is refused until somebody says that it does no harm; what is gone there is not offered."""
+    text = subprocess.run([compile_tools().program(tool), "--help"], capture_output=True, text=True, check=True).stdout
+    there = set(re.findall(r"--([a-z0-9-]+)", text))
+    ours = {"client", "host", "local-hosts", "control-port", "port", "num-ports", "num-flows", "num-threads", "seed"}
+    ours |= {"test-length", "buffer-size", "request-size", "response-size", "percentiles", "interval", "all-samples"}
+    ours |= {"nolog", "logtostderr", "suicide-length", "dry-run", "connect-timeout", "control-timeout", "flow-summary"}
+    ours |= {"help"}
+
+    def may(flag: str) -> bool:
+        for words in ([f"--{flag}"], [f"--{flag}", "1"]):
+            with contextlib.suppress(ValueError):
+                check_arguments(tool, words)
+                return True
+        return False
+
+    assert {flag for flag in there | {"flow-summary", "start-jitter"} if may(flag)} == there - ours

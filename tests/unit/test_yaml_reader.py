@@ -99,7 +99,9 @@ def test_refusals_name_the_line(text: str, line: int, problem: str) -> None:
 
 
 def test_control_characters_are_refused() -> None:
-    assert "not valid YAML" in _refusal("a: \x00").problem
+    refusal = _refusal("a: 1\nb: \x00\n")
+    assert "not valid YAML" in refusal.problem
+    assert refusal.line == 2
 
 
 def test_a_large_file_is_refused_before_it_is_read() -> None:

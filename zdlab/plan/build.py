@@ -7,7 +7,7 @@ which nodes live, all of that comes again in it before its own interfaces are se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,9 +152,10 @@ def wires(topology: Topology, network: Network) -> dict[str, Wire]:
 def _namespaces(topology: Topology, network: Network, place: str) -> Iterator[ops.Operation]:
     for name, wire in wires(topology, network).items():
         if wire.kernel == place:
-            yield ops.MakeNamespace(node=name, place=place)
+            origin = ("links", wire.ends[0].link)
+            yield ops.MakeNamespace(node=name, place=place, origin=origin)
             yield ops.SetSysctls(node=name, values=QUIET, required=False)
-            yield ops.MakeBridge(node=name, interface=BRIDGE_DEVICE)
+            yield ops.MakeBridge(node=name, interface=BRIDGE_DEVICE, origin=origin)
     for name, node in topology.nodes.items():
         if isinstance(node, Machine) or place_of(topology, name) != place:
             continue
@@ -167,13 +168,19 @@ def _namespaces(topology: Topology, network: Network, place: str) -> Iterator[op
 def _sysctls(topology: Topology, name: str) -> Iterator[ops.Operation]:
     node = topology.nodes[name]
     shared = topology.sysctls if isinstance(node, Host | Machine) else {}
-    chosen = {key.replace("/", "."): value for key, value in (shared | node.sysctls).items()}
+    own = _dotted(node.sysctls)
+    for_all = {key: value for key, value in _dotted(shared).items() if key not in own}
     baseline = BASELINE if isinstance(node, Host | Machine) else QUIET
-    rest = tuple((key, value) for key, value in baseline if key not in chosen)
+    rest = tuple((key, value) for key, value in baseline if key not in own and key not in for_all)
     yield ops.SetSysctls(node=name, values=rest, required=False)
-    if chosen:
-        origin = ("nodes", name, "sysctls") if node.sysctls else ("sysctls",)
-        yield ops.SetSysctls(node=name, values=tuple(chosen.items()), origin=origin)
+    if for_all:
+        yield ops.SetSysctls(node=name, values=tuple(for_all.items()), origin=("sysctls",))
+    if own:
+        yield ops.SetSysctls(node=name, values=tuple(own.items()), origin=("nodes", name, "sysctls"))
+
+
+def _dotted(sysctls: Mapping[str, str]) -> dict[str, str]:
+    return {key.replace("/", "."): value for key, value in sysctls.items()}
 
 
 def _links(topology: Topology, network: Network, place: str) -> Iterator[ops.Operation]:
@@ -266,8 +273,10 @@ def _configure_wire(name: str, wire: Wire) -> Iterator[ops.Operation]:
     """Set up a wire's ports, which are plain: every setting belongs to the machines at its ends."""
     for number, end in enumerate(wire.ends):
         port = f"eth{number}"
-        yield ops.ConfigureInterface(node=name, interface=port, mac="", mtu=end.mtu, bridge=BRIDGE_DEVICE)
-        yield ops.SetUp(node=name, interface=port)
+        yield ops.ConfigureInterface(
+            node=name, interface=port, mac="", mtu=end.mtu, bridge=BRIDGE_DEVICE, origin=end.path
+        )
+        yield ops.SetUp(node=name, interface=port, origin=end.path)
 
 
 def _configure(topology: Topology, network: Network, name: str) -> Iterator[ops.Operation]:

@@ -322,6 +322,7 @@ _FORMATS = {
     "target": units.format_time,
     "interval": units.format_time,
     "perturb": units.format_time,
+    "refill_delay": units.format_time,
 }
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from zdlab import units
 from zdlab.topology import qdiscs
-from zdlab.topology.expectations import parse_expectation
+from zdlab.topology.expectations import Expectation, parse_expectation
 from zdlab.topology.metrics import METRICS
 from zdlab.topology.model import Topology
 from zdlab.topology.network import BRIDGE_DEVICE, IPNetwork, Network, OutOfAddressesError, resolve
 from zdlab.topology.nodes import MIB, Bridge, Host, Machine
-from zdlab.topology.places import around, crossing, held
+from zdlab.topology.places import LAB, around, crossing, held, kernel_of
+from zdlab.topology.sysctls import belongs_to_namespace
 from zdlab.topology.yamltree import Path
 
 #: Ethernet header, which qdiscs count but the MTU does not.
@@ -32,12 +33,12 @@ class Problem:
 
     path: Path
     message: str
-    hint: str = ""
+    hint: str
 
 
 def problems(topology: Topology) -> list[Problem]:
     """Return everything wrong with a topology whose parts are well-formed by themselves."""
-    found = list(_places(topology)) or list(_ends(topology)) or list(_crossings(topology))
+    found = list(_places(topology)) or [*_sysctls(topology), *_ends(topology)] or list(_crossings(topology))
     if found:
         return found
     try:
@@ -79,6 +80,25 @@ def _places(topology: Topology) -> Iterator[Problem]:
                 f"give it {units.format_size(HOLDER_MEMORY)} more than them: memory: "
                 f"{units.format_size(inner + HOLDER_MEMORY)}",
             )
+
+
+def _sysctls(topology: Topology) -> Iterator[Problem]:
+    """Sysctls of the kernel the lab shares with the computer: they would outlive the lab, and reach beyond it."""
+    sharing = [name for name in topology.nodes if kernel_of(topology, name) == LAB]
+    hosts = [name for name in sharing if isinstance(topology.nodes[name], Host)]
+    settings: list[tuple[str, Path, Iterable[str]]] = [
+        (name, ("nodes", name, "sysctls"), topology.nodes[name].sysctls) for name in sharing
+    ]
+    if hosts:
+        settings.append((hosts[0], ("sysctls",), topology.sysctls))
+    for node, path, keys in settings:
+        for key in keys:
+            if not belongs_to_namespace(key):
+                yield Problem(
+                    (*path, key),
+                    f"{key} is no sysctl of a network namespace: on {node} it would change the computer itself",
+                    "set it on a machine, which has a kernel of its own",
+                )
 
 
 def _crossings(topology: Topology) -> Iterator[Problem]:
@@ -124,9 +144,8 @@ def _interfaces(topology: Topology, network: Network) -> Iterator[Problem]:
     macs: dict[str, str] = {}
     for interface in network.interfaces:
         key = (interface.node, interface.name)
-        reserved = {"lo"} | ({BRIDGE_DEVICE} if isinstance(topology.nodes[interface.node], Bridge) else set())
         path = (*interface.path, "interface")
-        if interface.name in reserved:
+        if interface.name == BRIDGE_DEVICE and isinstance(topology.nodes[interface.node], Bridge):
             yield Problem(path, f"{interface.name} is taken on {interface.node}", "choose another name")
         if key in used:
             yield Problem(path, f"{interface.node} has {interface.name} twice", "name one of them otherwise")
@@ -139,7 +158,9 @@ def _interfaces(topology: Topology, network: Network) -> Iterator[Problem]:
             )
         macs[interface.mac] = f"{interface.node}:{interface.name}"
         if interface.mtu < 1280 and any(":" in address for address in interface.addresses):
-            yield Problem((*interface.path, "mtu"), f"IPv6 needs an MTU of 1280, not {interface.mtu}", "raise the MTU")
+            yield Problem(
+                (*interface.path, "mtu"), f"IPv6 needs an MTU of 1280, not {interface.mtu}", "write mtu: 1280 or more"
+            )
 
 
 def _addresses(topology: Topology, network: Network) -> Iterator[Problem]:
@@ -153,17 +174,25 @@ def _addresses(topology: Topology, network: Network) -> Iterator[Problem]:
             where = f"{interface.node}:{interface.name}"
             if str(address.ip) in seen:
                 message = f"{address.ip} is also the address of {seen[str(address.ip)]}"
-                yield Problem(path, message, "every address once")
+                yield Problem(path, message, "give one of them another address")
             seen[str(address.ip)] = where
             alike = [subnet for subnet in subnets if subnet.version == address.version]
             if alike and not any(address.ip in subnet for subnet in alike):
                 listed = ", ".join(map(str, alike))
-                yield Problem(path, f"{address} of {where} is not in {listed}", "write one of the subnet")
+                yield Problem(
+                    path,
+                    f"{address} of {where} is not in {listed}",
+                    f"write one of the subnet, like {next(iter(alike[0].hosts()))}",
+                )
             if address.network.prefixlen < address.max_prefixlen - 1 and address.ip in {
                 address.network.network_address,
                 *([address.network.broadcast_address] if address.version == 4 else []),
             }:
-                yield Problem(path, f"{address.ip} is the network or broadcast address", "take another one")
+                yield Problem(
+                    path,
+                    f"{address.ip} is the network or broadcast address",
+                    f"take one between, like {address.network[1]}",
+                )
 
 
 def _overlaps(topology: Topology, network: Network) -> Iterator[Problem]:
@@ -179,14 +208,24 @@ def _overlaps(topology: Topology, network: Network) -> Iterator[Problem]:
                 for address in interface.addresses:
                     networks.setdefault(ipaddress.ip_interface(address).network, (*interface.path, "address"))
         owners.extend((net, number, path) for net, path in networks.items())
-    for index, (net, number, path) in enumerate(owners):
-        for other, other_number, _ in owners[:index]:
-            if number != other_number and net.version == other.version and net.overlaps(other):
-                yield Problem(
-                    path,
-                    f"{net} overlaps {other} of another segment",
-                    "use subnets of their own for links that no bridge joins",
-                )
+    # Networks hold one another or do not touch: by address and size, those around one are the last ones open.
+    around: list[tuple[IPNetwork, int, int]] = []
+    for index in sorted(range(len(owners)), key=lambda index: _place(owners[index][0])):
+        net, number, _ = owners[index]
+        while around and not (around[-1][0].version == net.version and around[-1][0].overlaps(net)):
+            around.pop()
+        if around and around[-1][1] != number:
+            first, later = sorted((index, around[-1][2]))
+            yield Problem(
+                owners[later][2],
+                f"{owners[later][0]} overlaps {owners[first][0]} of another segment",
+                "use subnets of their own for links that no bridge joins",
+            )
+        around.append((net, number, index))
+
+
+def _place(network: IPNetwork) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
 
 
 def _routes(topology: Topology, network: Network) -> Iterator[Problem]:
@@ -250,6 +289,12 @@ def _workloads(topology: Topology, network: Network) -> Iterator[Problem]:
             yield Problem((*here, "to"), f"{name} goes from {work.to} to itself", "name two nodes")
         elif network.address(work.source, work.to) is None:
             yield Problem((*here, "to"), f"{work.to} has no address", "give its link a subnet")
+        elif network.address(work.source, work.to, work.family) is None:
+            yield Problem(
+                (*here, "args"),
+                f"{name} asks for IPv{work.family}, but {work.to} has no address of it",
+                f"give its link an IPv{work.family} subnet too",
+            )
         elif not network.adjacent(work.source, work.to) and not _has_routes(topology, work.source):
             yield Problem(
                 (*here, "to"),
@@ -266,27 +311,40 @@ def _has_routes(topology: Topology, name: str) -> bool:
 def _experiment(topology: Topology) -> Iterator[Problem]:
     if topology.control is not None and topology.control not in topology.arms:
         yield Problem(("control",), *_unknown("arm", topology.control, topology.arms))
+    for key, sentences in (("requires", topology.requires), ("expectations", topology.expectations)):
+        if sentences and not topology.workloads:
+            yield Problem((key,), f"{key} without traffic", "add workloads")
+            continue
+        for index, text in enumerate(sentences):
+            yield from _sentence(topology, (key, index), parse_expectation(text))
+
+
+def _sentence(topology: Topology, path: Path, expectation: Expectation) -> Iterator[Problem]:
     tools = {work.tool for work in topology.workloads.values()}
-    if topology.expectations and not topology.workloads:
-        yield Problem(("expectations",), "expectations without traffic", "add workloads")
-        return
-    for index, text in enumerate(topology.expectations):
-        path: Path = ("expectations", index)
-        for figure in parse_expectation(text).figures():
-            metric = METRICS.get(figure.metric)
-            if figure.arm not in topology.arms:
-                yield Problem(path, *_unknown("arm", figure.arm, topology.arms))
-            if metric is None:
-                yield Problem(path, *_unknown("metric", figure.metric, METRICS))
-                continue
-            if figure.node is not None and figure.node not in topology.nodes:
-                yield Problem(path, *_unknown("node", figure.node, topology.nodes))
-            if figure.node is not None and not metric.per_node:
-                yield Problem(path, f"{metric.name} is of the whole lab", f"write {figure.arm}.{metric.name}")
-            needs = "tcp_rr" if metric.name.startswith(("latency_", "transactions_")) else None
-            needs = "tcp_stream" if metric.name in {"throughput_bps", "jain_index"} else needs
-            bulk = sum(1 for work in topology.workloads.values() if work.tool == "tcp_stream")
-            if metric.name == "jain_workloads" and bulk < 2:
-                yield Problem(path, f"{metric.name} compares tcp_stream workloads: there is no second", "add one")
-            if needs is not None and needs not in tools:
-                yield Problem(path, f"{metric.name} needs a {needs} workload", f"add one with tool: {needs}")
+    if path[0] == "requires" and expectation.right is not None:
+        yield Problem(path, "what is required of every trial is a bound", f"compare {expectation.left} with a number")
+    units = {metric.unit for figure in expectation.figures() if (metric := METRICS.get(figure.metric))}
+    if len(units) > 1:
+        yield Problem(path, f"{' and '.join(sorted(map(repr, units)))} cannot be compared", "name one metric twice")
+    for figure in expectation.figures():
+        metric = METRICS.get(figure.metric)
+        if figure.arm not in topology.arms:
+            yield Problem(path, *_unknown("arm", figure.arm, topology.arms))
+        if metric is None:
+            yield Problem(path, *_unknown("metric", figure.metric, METRICS))
+            continue
+        if figure.node is not None and figure.node not in topology.nodes:
+            yield Problem(path, *_unknown("node", figure.node, topology.nodes))
+        if figure.node is not None and not metric.per_node:
+            yield Problem(path, f"{metric.name} is of the whole lab", f"write {figure.arm}.{metric.name}")
+        needs = "tcp_rr" if metric.name.startswith(("latency_", "transactions_")) else None
+        needs = "tcp_stream" if metric.name in {"throughput_bps", "jain_index"} else needs
+        bulk = sum(1 for work in topology.workloads.values() if work.tool == "tcp_stream")
+        if metric.name == "jain_workloads" and bulk < 2:
+            yield Problem(
+                path,
+                f"{metric.name} compares tcp_stream workloads: there is no second",
+                "add one with tool: tcp_stream",
+            )
+        if needs is not None and needs not in tools:
+            yield Problem(path, f"{metric.name} needs a {needs} workload", f"add one with tool: {needs}")

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from zdlab.errors import MistakeError
+
 Operator = Literal["==", "<=", ">=", "<", ">"]
 
 _FIGURE: Final = r"([A-Za-z][A-Za-z0-9_-]*)\.(?:([A-Za-z][A-Za-z0-9_-]*)\.)?([a-z][a-z0-9_]*)"
@@ -58,13 +60,14 @@ class Expectation:
 def parse_expectation(text: str) -> Expectation:
     """Read one sentence.
 
-    :raises ValueError: when it is not one; the text says how to write it.
+    :raises MistakeError: when it is not one; says how to write it.
     """
     match = _SENTENCE.fullmatch(text) if len(text) <= 512 else None
     if match is None:
-        raise ValueError(
-            f"{text[:80]!r} is not an expectation: write ARM.METRIC OPERATOR NUMBER, "
-            "or ARM.METRIC OPERATOR [FACTOR *] ARM.METRIC, like zd.retransmits < stock.retransmits"
+        raise MistakeError(
+            f"{text[:80]!r} is not an expectation",
+            "write ARM.METRIC OPERATOR NUMBER, or ARM.METRIC OPERATOR [FACTOR *] ARM.METRIC, "
+            "like zd.retransmits < stock.retransmits",
         )
     arm, node, metric, operator, number, factor, other_arm, other_node, other_metric = match.groups()
     left = Figure(arm, metric, node)
@@ -73,9 +76,11 @@ def parse_expectation(text: str) -> Expectation:
         return Expectation(clean, left, operator, bound=float(number))  # type: ignore[arg-type]
     right = Figure(other_arm, other_metric, other_node)
     if operator == "==":
-        raise ValueError("two arms are never compared with ==: say what may be larger, with <= or >=")
+        raise MistakeError("two arms are never compared with ==", "say what may be larger, with <= or >=")
     if right.arm == left.arm:
-        raise ValueError("an expectation compares two different arms")
+        raise MistakeError(
+            "an expectation compares two different arms", f"compare {left.arm} with another arm, or with a number"
+        )
     return Expectation(
         clean,
         left,

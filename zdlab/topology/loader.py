@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -34,13 +35,17 @@ from zdlab.topology.qdiscs import (
     Sfq,
     Tbf,
 )
+from zdlab.topology.sentences import value_sentence
 from zdlab.topology.workloads import Workload
-from zdlab.topology.yamltree import MAX_BYTES, Path, Tree, read_yaml
+from zdlab.topology.yamltree import MAX_BYTES, Path, Tree, path_text, read_yaml
 
 _MODELS: Sequence[type[BaseModel]] = (
     Topology, Host, Machine, Bridge, Route, Link, End, Offloads, Tap, Workload,
     Pfifo, Bfifo, PfifoFast, Tbf, Htb, HtbClass, Prio, Fq, FqCodel, Codel, Sfq, Red, Netem,
 )  # fmt: skip
+#: Of more findings than these in one file nobody reads, and each is looked up among the known names.
+_MOST_FINDINGS: Final = 200
+_MOST_TOLD: Final = 10
 _MODELS_BY_KIND: dict[str, type[BaseModel]] = {"host": Host, "machine": Machine, "bridge": Bridge} | {
     model.model_fields["kind"].annotation.__args__[0]: model  # type: ignore[union-attr]
     for model in _MODELS
@@ -78,14 +83,29 @@ class TopologyFile:
 
         :raises UsageError: when there is no such arm.
         """
-        return _typed(self._arm_tree(name), self.file)
+        return _typed(self._arm_tree(name)[0], self.file)
 
     def error(self, path: Path, message: str, *, hint: str = "", arm: str | None = None) -> TopologyError:
         """Return (not raise) an error about the value at ``path``, of an arm when one is named."""
-        tree = self.tree if arm is None else self._arm_tree(arm)
+        tree = self.tree if arm is None else self._arm_tree(arm)[0]
         return TopologyError(message, hint=hint, file=self.file, line=tree.line(path))
 
-    def _arm_tree(self, name: str) -> Tree:
+    def arm_findings(self, name: str) -> list[TopologyError]:
+        """Return all that is wrong with one arm: what the file says apart from its arms is sound."""
+        tree, wrong = self._arm_tree(name)
+        found = list(wrong) or _findings(tree, self.file)[1]
+        own = {line for path, line in self.tree.lines.items() if path[:2] == ("arms", name)}
+        return [
+            TopologyError(
+                f"arm {name}: {error.problem}",
+                hint=error.hint,
+                file=self.file,
+                line=error.line if error.line in own else self.tree.line(("arms", name)),
+            )
+            for error in found
+        ]
+
+    def _arm_tree(self, name: str) -> tuple[Tree, tuple[TopologyError, ...]]:
         if name not in self.base.arms:
             known = ", ".join(self.base.arms) or "none"
             raise UsageError(f"{self.file} has no arm {name!r}", hint=f"its arms: {known}")
@@ -99,6 +119,9 @@ def load_topology(path: FilePath) -> TopologyFile:
     :raises UsageError: when the file cannot be read.
     """
     try:
+        # A pipe or a device would block, or never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{path} is not a file", hint="name a topology file")
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
@@ -121,27 +144,39 @@ def parse_topology(text: str, file: str = "topology.yaml") -> TopologyFile:
         raise TopologyError("a topology is a mapping", hint="start with nodes: and links:", file=file, line=1)
     base = _typed(tree, file)
     loaded = TopologyFile(file=file, text=text, tree=tree, base=base)
-    for name in loaded.arm_names():
-        loaded.arm(name)
+    if wrong := [error for name in loaded.arm_names() for error in loaded.arm_findings(name)]:
+        raise _join(wrong)
     return loaded
 
 
 def _typed(tree: Tree, file: str) -> Topology:
-    try:
-        topology = Topology.model_validate(tree.value)
-    except ValidationError as error:
-        raise _join(_complaint(detail, tree, file) for detail in error.errors()) from None
-    problems = checks.problems(topology)
-    if problems:
-        raise _join(
-            TopologyError(problem.message, hint=problem.hint, file=file, line=tree.line(problem.path))
-            for problem in problems
-        )
+    topology, wrong = _findings(tree, file)
+    if topology is None or wrong:
+        raise _join(wrong)
     return topology
 
 
-def _join(errors: Iterable[TopologyError]) -> TopologyError:
-    """One error for several: the first, with the others below it."""
+def _findings(tree: Tree, file: str) -> tuple[Topology | None, list[TopologyError]]:
+    """Return the document as a topology, where its parts are well-formed, and all that is wrong with it."""
+    try:
+        topology = Topology.model_validate(tree.value)
+    except ValidationError as error:
+        return None, [_complaint(detail, tree, file) for detail in _telling(error.errors())]
+    return topology, [
+        TopologyError(problem.message, hint=problem.hint, file=file, line=tree.line(problem.path))
+        for problem in checks.problems(topology)
+    ]
+
+
+def _telling(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out what only follows from another finding: a list without sound entries is not one without entries."""
+    some = details[:_MOST_FINDINGS]
+    inner = {detail["loc"][:end] for detail in some for end in range(len(detail["loc"]))}
+    return [detail for detail in some if not (detail["type"] == "too_short" and detail["loc"] in inner)]
+
+
+def _join(errors: Sequence[TopologyError]) -> TopologyError:
+    """One error for several: the first, with others below it, as many as one reads."""
     ordered = sorted(errors, key=lambda item: item.line or 0)
     first = ordered[0]
     seen = {str(first)}
@@ -150,6 +185,8 @@ def _join(errors: Iterable[TopologyError]) -> TopologyError:
         if str(item) not in seen:
             seen.add(str(item))
             others.append(f"{item}" + (f" ({item.hint})" if item.hint else ""))
+    if len(others) >= _MOST_TOLD:
+        others[_MOST_TOLD - 1 :] = [f"… and {len(others) - _MOST_TOLD + 1} more"]
     if others:
         first.args = ("\n".join([first.args[0] + (f" ({first.hint})" if first.hint else ""), *others]),)
         first.hint = ""
@@ -161,13 +198,14 @@ def _complaint(detail: ErrorDetails, tree: Tree, file: str) -> TopologyError:
     """Turn one of pydantic's findings into a sentence with a line."""
     path, missing = _document_path(detail["loc"], tree.value)
     kind = detail["type"]
-    where = ".".join(str(step) for step in path) or "the file"
+    where = path_text(path)
     place, hint = path, ""
     if kind == "extra_forbidden":
         message = f"unknown key {str(detail['loc'][-1])!r} in {_parent(path)}"
         hint = _known_keys(detail["loc"], path, tree.value)
     elif kind == "missing":
         message = f"{where} needs {missing or detail['loc'][-1]!s}"
+        hint = _example(path, missing, tree.value)
         place = (*path, missing)  # has a line where an arm removed it
     elif kind == "union_tag_not_found":
         message = f"{where} needs kind"
@@ -177,11 +215,8 @@ def _complaint(detail: ErrorDetails, tree: Tree, file: str) -> TopologyError:
         hint = f"known: {detail['ctx']['expected_tags']}"
         if detail["ctx"]["tag"] == "ingress":
             hint = "write `ingress: on` beside qdisc"
-    elif kind == "string_pattern_mismatch":
-        message = f"{where}: {str(detail['input'])[:60]!r} is not a name that works here"
-        hint = f"it must match {detail['ctx']['pattern']}"
     else:
-        message = f"{where}: {detail['msg'].removeprefix('Value error, ')}"
+        message, hint = value_sentence(detail, path)
     return TopologyError(message, hint=hint, file=file, line=tree.line(place))
 
 
@@ -208,7 +243,7 @@ def _document_path(location: Sequence[str | int], value: Any) -> tuple[Path, str
 
 
 def _parent(path: Path) -> str:
-    return ".".join(str(step) for step in path[:-1]) or "the file"
+    return path_text(path[:-1])
 
 
 def _kinds(where: str) -> str:
@@ -219,20 +254,32 @@ def _kinds(where: str) -> str:
 
 def _known_keys(location: Sequence[str | int], path: Path, value: Any) -> str:
     """Name the key that was meant, or those there are."""
-    here = value
-    for step in path[:-1]:
-        here = here[step]
     wrong = str(location[-1])
-    model: type[BaseModel] | None = None
-    if isinstance(here, dict) and isinstance(here.get("kind"), str):
-        model = _MODELS_BY_KIND.get(here["kind"])
+    model = _model_of(path[:-1], value)
     if model is None:
-        model = _model_at(path[:-1])
-    if model is None:
-        return ""
+        return "docs/topology.md names the keys there are"
     names = [item.alias or name for name, item in model.model_fields.items()]
     close = difflib.get_close_matches(wrong, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"keys here: {', '.join(names)}"
+
+
+def _example(path: Path, missing: str, value: Any) -> str:
+    """Say how a key that is missing is written."""
+    model = _model_of(path, value)
+    for name, item in model.model_fields.items() if model else ():
+        if missing == (item.alias or name) and item.examples:
+            return f"write {missing}: {item.examples[0]}"
+    return f"add {missing}: docs/topology.md says how it is written"
+
+
+def _model_of(path: Path, value: Any) -> type[BaseModel] | None:
+    """Return the model of the mapping at a path of the document."""
+    here = value
+    for step in path:
+        here = here[step]
+    if isinstance(here, dict) and isinstance(here.get("kind"), str) and here["kind"] in _MODELS_BY_KIND:
+        return _MODELS_BY_KIND[here["kind"]]
+    return _model_at(path)
 
 
 def _model_at(path: Path) -> type[BaseModel] | None:

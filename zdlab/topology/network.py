@@ -68,17 +68,21 @@ class Network:
         """Return the segment a link belongs to."""
         return next(segment for segment in self.segments if link in segment.links)
 
-    def address(self, source: str, to: str) -> str | None:
+    def address(self, source: str, to: str, family: int | None = None) -> str | None:
         """Return the address under which ``source`` reaches ``to``, without prefix length.
 
         One on a shared segment comes first, else the first there is; ``None`` without any.
+
+        :param family: the version of IP it must be of; any when ``None``.
         """
         near = {self.segment_of(interface.link) for interface in self.of(source)}
         ends = self.of(to)
         ordered = [end for end in ends if self.segment_of(end.link) in near] or list(ends)
         for end in ordered:
-            if end.addresses:
-                return end.addresses[0].partition("/")[0]
+            for text in end.addresses:
+                address = ipaddress.ip_interface(text).ip
+                if family in {None, address.version}:
+                    return str(address)
         return None
 
     def adjacent(self, source: str, to: str) -> bool:

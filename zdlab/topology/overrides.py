@@ -12,8 +12,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from zdlab.errors import TopologyError
-from zdlab.topology.yamltree import Path, Tree
+from zdlab.errors import MistakeError, TopologyError
+from zdlab.topology.yamltree import Path, Tree, path_text
 
 #: What an arm may change. The rest describes the experiment itself.
 ROOTS: Final = ("sysctls", "nodes", "links", "workloads")
@@ -55,46 +55,48 @@ def _step(rest: str, here: Any) -> tuple[str | int, str]:
     return (int(head), tail) if isinstance(here, list) and head.isdecimal() else (head, tail)
 
 
-def apply_overrides(tree: Tree, arm: str, overrides: Mapping[str, Any], file: str) -> Tree:
-    """Return the document with one arm's values in place.
+def apply_overrides(
+    tree: Tree, arm: str, overrides: Mapping[str, Any], file: str
+) -> tuple[Tree, tuple[TopologyError, ...]]:
+    """Return the document with one arm's values in place, and what is wrong with paths that lead nowhere.
 
     Lines of replaced values point into the arm, where the user finds what is wrong.
-
-    :raises TopologyError: when a path leads nowhere; names the line in the arm.
     """
     value = copy.deepcopy(tree.value)
     lines = dict(tree.lines)
+    wrong: list[TopologyError] = []
     for dotted, new in overrides.items():
         origin: Path = ("arms", arm, dotted)
         line = tree.line(origin)
-        if not isinstance(dotted, str) or dotted.partition(".")[0] not in ROOTS:
-            raise TopologyError(
-                f"arm {arm!r} cannot change {str(dotted)[:80]!r}",
-                hint=f"a path starts with one of: {', '.join(ROOTS)}",
-                file=file,
-                line=line,
-            )
-        path = split_path(dotted, value)
-        _replace(value, path, new, arm=arm, dotted=dotted, file=file, line=line)
+        try:
+            path = _place(value, dotted, new)
+        except MistakeError as error:
+            wrong.append(TopologyError(error.problem, hint=error.hint, file=file, line=line))
+            continue
         for old in [known for known in lines if known[: len(path)] == path]:
             del lines[old]
         lines[path] = line or 1
         for known, number in tree.lines.items():
             if known[: len(origin)] == origin:
                 lines[(*path, *known[len(origin) :])] = number
-    return Tree(value, lines)
+    return Tree(value, lines), tuple(wrong)
 
 
-def _replace(
-    value: Any,
-    path: Path,
-    new: Any,
-    *,
-    arm: str,
-    dotted: str,
-    file: str,
-    line: int | None,
-) -> None:
+def _place(value: Any, dotted: object, new: Any) -> Path:
+    """Put a value where a dotted path leads, and return the path.
+
+    :raises MistakeError: when it leads nowhere.
+    """
+    if not isinstance(dotted, str) or dotted.partition(".")[0] not in ROOTS:
+        raise MistakeError(
+            f"an arm cannot change {str(dotted)[:80]!r}", f"a path starts with one of: {', '.join(ROOTS)}"
+        )
+    path = split_path(dotted, value)
+    _replace(value, path, new, f"{dotted[:200]!r} leads nowhere")
+    return path
+
+
+def _replace(value: Any, path: Path, new: Any, nowhere: str) -> None:
     here = value
     for depth, step in enumerate(path[:-1]):
         if step in BRANCHES and isinstance(here, dict) and here.get(step) is None:
@@ -104,30 +106,18 @@ def _replace(
         except (KeyError, IndexError, TypeError):
             here = None
         if not isinstance(here, dict | list):
-            where = ".".join(str(part) for part in path[: depth + 1])
-            raise TopologyError(
-                f"arm {arm!r}: {dotted!r} leads nowhere: there is no {where!r}",
-                hint=_suggest(value, path[: depth + 1]) or "name something the file has",
-                file=file,
-                line=line,
-            )
+            where = path_text(path[: depth + 1])
+            raise MistakeError(f"{nowhere}: there is no {where!r}", _suggest(value, path[: depth + 1]))
     last = path[-1]
     if isinstance(here, list):
         if not isinstance(last, int) or last >= len(here):
-            raise TopologyError(
-                f"arm {arm!r}: {dotted!r} leads nowhere: the list has {len(here)} items",
-                hint="count items from 0",
-                file=file,
-                line=line,
-            )
+            raise MistakeError(f"{nowhere}: the list has {len(here)} items", "count items from 0")
         here[last] = copy.deepcopy(new)
     elif isinstance(here, dict):
         if len(path) == 2 and path[0] != "sysctls" and last not in here:
-            raise TopologyError(
-                f"arm {arm!r}: {dotted!r} leads nowhere: {path[0]} has no {str(last)!r}",
-                hint=_suggest(value, path) or "an arm adds no nodes, links or workloads",
-                file=file,
-                line=line,
+            raise MistakeError(
+                f"{nowhere}: {path[0]} has no {str(last)[:80]!r}",
+                f"an arm adds no nodes, links or workloads: {_suggest(value, path)}",
             )
         if new is None:
             here.pop(last, None)
@@ -141,4 +131,4 @@ def _suggest(value: Any, path: Path) -> str:
         here = here[step]
     known = [str(key) for key in here] if isinstance(here, dict) else []
     close = difflib.get_close_matches(str(path[-1]), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)[:200] or 'nothing'}"

@@ -38,6 +38,12 @@ _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,
 Path = tuple[str | int, ...]
 
 
+def path_text(path: Path) -> str:
+    """Write a path the way arms do, on one line whatever is in it."""
+    steps = (str(step)[:80] for step in path)
+    return ".".join(step if len(step.splitlines()) < 2 else repr(step) for step in steps) or "the file"
+
+
 @dataclass
 class Tree:
     """A document's values, and the line of each.
@@ -144,21 +150,22 @@ def read_yaml(text: str, file: str) -> Tree:
     :raises TopologyError: when it is not YAML, or uses what is refused; names the line.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise TopologyError(f"larger than {MAX_BYTES} bytes", hint="split the topology", file=file)
+        raise TopologyError(f"larger than {MAX_BYTES} bytes", hint="split the topology", file=file, line=1)
     try:
         events = YAML(typ="safe", pure=True).parse(text)
         return _document(events, file)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(part for part in (error.context, error.problem) if part)
-        line = mark.line + 1 if mark is not None else None
+        line = mark.line + 1 if mark is not None else 1
         raise TopologyError(
             f"not valid YAML: {problem}", hint="check quotes, colons and indentation", file=file, line=line
         ) from error
     except (YAMLError, ValueError, RecursionError) as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        line = text[: getattr(error, "position", 0)].count("\n") + 1  # a character that YAML refuses has one
         raise TopologyError(
-            f"not valid YAML: {problem}", hint="the file is plain UTF-8 text in YAML", file=file
+            f"not valid YAML: {problem}", hint="the file is plain UTF-8 text in YAML", file=file, line=line
         ) from error
 
 
