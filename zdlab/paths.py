@@ -51,10 +51,19 @@ def runtime_dir() -> Path:
     """Return (and make) the directory that holds one subdirectory for each running lab.
 
     ``XDG_RUNTIME_DIR`` decides where it is set; else ``/run`` for root, who often has none, and ``/tmp`` for others.
+    A relative one counts for nothing, as the XDG base directory specification has it.
+
+    :raises InfrastructureError: when it cannot be made or is not the user's own, or ``XDG_RUNTIME_DIR`` is not there.
     """
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if base:
-        return _private(Path(base) / "zdlab")
+    base = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if base.is_absolute():
+        # The system makes it, when a user logs in: one made here would be found by nobody else.
+        if not base.is_dir():
+            raise InfrastructureError(
+                f"there is no directory {base}, which XDG_RUNTIME_DIR names",
+                hint="unset XDG_RUNTIME_DIR, or point it at a directory of your own",
+            )
+        return _private(base / "zdlab")
     return _private(Path("/run/zdlab") if os.geteuid() == 0 else Path(f"/tmp/zdlab-{os.geteuid()}"))  # noqa: S108
 
 

@@ -54,8 +54,16 @@ def test_a_lab_killed_while_it_is_built_leaves_nothing(sandbox: Sandbox, delay: 
     sandbox.await_nothing_left()
 
 
-def test_an_interrupt_takes_the_trial_down_and_keeps_what_is_finished(sandbox: Sandbox) -> None:
-    running = sandbox.start("run", TOPOLOGIES / "ns-tbf.yaml", "--blocks", "3", "--seed", "1")
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["INT", "TERM", "HUP"],
+)
+def test_a_signal_takes_the_trial_down_and_keeps_what_is_finished(
+    sandbox: Sandbox, number: signal.Signals, status: int
+) -> None:
+    text = (TOPOLOGIES / "ns-tbf.yaml").read_text().replace("duration: 6s", "duration: 5s")
+    running = sandbox.start("run", sandbox.file(text), "--blocks", "3", "--seed", "1")
     assert running.stderr is not None
     seen = b""
     while b"[1/6]" not in seen:
@@ -64,10 +72,10 @@ def test_an_interrupt_takes_the_trial_down_and_keeps_what_is_finished(sandbox: S
         seen += chunk
     await_that(lambda: any("tcp_stream" in line for line in sandbox.processes().values()), lambda: "no traffic")
 
-    os.killpg(running.pid, signal.SIGINT)
+    os.killpg(running.pid, number)
     _, err = running.communicate(timeout=30)
 
-    assert running.returncode == 130
+    assert running.returncode == status
     assert b"1 finished trials are kept" in err
     assert b"--resume" in err
     sandbox.await_nothing_left()
@@ -75,8 +83,9 @@ def test_an_interrupt_takes_the_trial_down_and_keeps_what_is_finished(sandbox: S
     assert sum(arm["trials"] for arm in kept["arms"].values()) == 1
 
 
-def test_a_killed_command_takes_its_lab_with_it(sandbox: Sandbox) -> None:
-    running = sandbox.start("run", TOPOLOGIES / "ns-tbf.yaml", "--blocks", "1")
+@pytest.mark.parametrize("options", [(), ("--keep-on-failure",)])
+def test_a_killed_command_takes_its_lab_with_it(sandbox: Sandbox, options: tuple[str, ...]) -> None:
+    running = sandbox.start("run", TOPOLOGIES / "ns-tbf.yaml", "--blocks", "1", *options)
     await_that(lambda: any("tcp_stream" in line for line in sandbox.processes().values()), lambda: "no traffic")
 
     running.kill()

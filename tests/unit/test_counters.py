@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from zdlab.errors import InfrastructureError
 from zdlab.measure.counters import INGRESS, ROOT, NodeDelta, handle_text, node_delta
-from zdlab.measure.metrics import TrafficFigures, trial_figures
+from zdlab.measure.metrics import Counted, TrafficFigures, trial_figures
 from zdlab.measure.samples import Peak
 
 #: A root with a child below it, and an ingress qdisc.
@@ -26,6 +26,7 @@ def _snapshot(
     tcp: dict[str, int] | None = None,
     ext: dict[str, int] | None = None,
     cpu: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    zd: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     return {
         "qdiscs": [
@@ -38,6 +39,7 @@ def _snapshot(
         "netstat": {"TcpExt": ext or {}},
         "cpu": {"cpu": list(cpu)},
         "cpu_hz": 100,
+        "zd": zd or {},
     }
 
 
@@ -80,6 +82,22 @@ def test_tcp_and_cpu_are_differences() -> None:
     assert values["cpu_seconds"] == pytest.approx(1.41)
 
 
+def test_what_zd_counts_is_there_where_the_kernel_has_it() -> None:
+    before = _snapshot(zd={"refused": 5, "drops_ack": 1, "parked_now": 3, "longest_park_ns": 0})
+    after = _snapshot(zd={"refused": 25, "drops_ack": 1, "parked_now": 0, "longest_park_ns": 2_500_000_000})
+    patched = node_delta("a", before, after)
+    stock = node_delta("b", _snapshot(), _snapshot())
+
+    expected = {"zd_refused": 20, "zd_drops_ack": 0, "zd_longest_park_s": 2.5}
+    assert {name: value for name, value in patched.values.items() if name.startswith("zd_")} == expected
+    assert not [name for name in stock.values if name.startswith("zd_")]
+    # Of several kernels that have it the sum, and the longest.
+    other = NodeDelta(stock.values | {"zd_refused": 1, "zd_longest_park_s": 3.0})
+    lab = trial_figures({"a": patched, "b": stock, "c": other}, {}, [], [], []).lab
+    assert (lab["zd_refused"], lab["zd_drops_ack"], lab["zd_longest_park_s"]) == (21, 0, 3.0)
+    assert "zd_refused" not in trial_figures({"b": stock}, {}, [], [], []).lab
+
+
 @given(st.integers(2**31, 2**32 - 1), st.integers(0, 2**31 - 1))
 def test_a_32_bit_counter_may_wrap_once(old: int, new: int) -> None:
     delta = node_delta("a", _snapshot((old, 0, 0), softnet=(old, 0)), _snapshot((new, 0, 0), softnet=(new, 0)))
@@ -98,6 +116,7 @@ def test_a_32_bit_counter_may_wrap_once(old: int, new: int) -> None:
         (_snapshot(rx_dropped=2**32 - 1), _snapshot(rx_dropped=0)),
         (_snapshot(tcp={"RetransSegs": 2**32 - 1}), _snapshot()),
         (_snapshot(ext={"TCPTimeouts": 1}), _snapshot()),
+        (_snapshot(zd={"refused": 2}), _snapshot(zd={"refused": 1})),
         (_snapshot(cpu=(9,) * 10), _snapshot()),
     ],
 )
@@ -152,6 +171,7 @@ def _stream(size: int | None = 10**9, seconds: float = 8.0, ended_at: float = 10
         "tool": "tcp_stream",
         "seconds": seconds,
         "ended_at": ended_at,
+        "counted": None,
         "bytes_delivered": size,
         "throughput_bps": rate,
         "transactions_per_second": None,
@@ -160,6 +180,7 @@ def _stream(size: int | None = 10**9, seconds: float = 8.0, ended_at: float = 10
         "latency_p99_s": None,
         "jain_index": 1.0,
         "flows_without_data": 0,
+        "longest_gap_s": None,
     }
     return TrafficFigures(**(fields | others))
 
@@ -188,6 +209,8 @@ def test_what_a_kernel_counts_for_all_its_namespaces_is_counted_once() -> None:
 
     assert mixed.lab["softnet_drops"] == 7
     assert mixed.lost == {"m softnet": 2, "a softnet": 5}
+    assert (mixed.lab["lost"], hosts.lab["lost"]) == (7, 5)
+    assert mixed.nodes["m"]["lost"] == 2
     assert mixed.lab["cpu_seconds"] == 1.0
     assert (hosts.lab["softnet_drops"], hosts.lab["cpu_seconds"]) == (5, 3.0)
 
@@ -213,6 +236,16 @@ def test_several_workloads_deliver_together_over_the_time_they_took_together() -
     assert figures["throughput_bps"] == pytest.approx(8 * 2e9 / 10)
     assert figures["bytes_delivered"] == 2e9
     assert figures["jain_index"] == 0.5
+
+
+def test_what_ends_clients_late_is_not_counted_where_the_readers_share_a_clock() -> None:
+    """The exchange of results over a crowded link."""
+    one = _stream(10**9, seconds=8.0, ended_at=18.5, counted=Counted("b", 100.0, 108.0))
+    other = _stream(10**9, seconds=8.0, ended_at=19.5, counted=Counted("b", 102.0, 110.0))
+    elsewhere = _stream(10**9, seconds=8.0, ended_at=19.5, counted=Counted("c", 2.0, 10.0))
+
+    assert trial_figures({}, {}, [], [], [one, other]).lab["throughput_bps"] == pytest.approx(8 * 2e9 / 10)
+    assert trial_figures({}, {}, [], [], [one, elsewhere]).lab["throughput_bps"] == pytest.approx(8 * 2e9 / 9)
 
 
 def test_fairness_between_workloads_needs_two_of_them() -> None:
@@ -246,3 +279,10 @@ def test_figures_per_gigabyte_need_delivered_bytes() -> None:
 
 def test_flows_without_data_add_up() -> None:
     assert trial_figures({}, {}, [], [], [_stream(flows_without_data=2), _rr(1, 1)]).lab["flows_without_data"] == 2
+
+
+def test_the_longest_gap_is_that_of_any_workload_that_tells() -> None:
+    told = [_stream(longest_gap_s=0.5), _stream(longest_gap_s=1.5), _stream(longest_gap_s=None)]
+
+    assert trial_figures({}, {}, [], [], told).lab["longest_gap_s"] == 1.5
+    assert "longest_gap_s" not in trial_figures({}, {}, [], [], [_stream()]).lab

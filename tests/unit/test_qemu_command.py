@@ -68,6 +68,22 @@ def test_the_cpu_fits_the_accelerator(accelerator: str, cpu: str) -> None:
     assert _values(command, "-cpu") == [cpu]
 
 
+@pytest.mark.parametrize(
+    ("emulated", "machine", "cpu"),
+    [(True, "q35,accel=kvm,kernel-irqchip=off", "qemu64"), (False, "q35,accel=kvm", "host")],
+)
+def test_a_machine_in_a_machine_has_what_works_on_what_is_below_it(emulated: bool, machine: str, cpu: str) -> None:
+    """On emulated SVM interrupts get lost in the kernel's own controller; on a real CPU nothing is in the way."""
+    command = qemu_command(_machine(accelerator="kvm", nested=True, emulated_below=emulated), DESCRIPTORS)
+    chosen = _machine(accelerator="kvm", nested=True, emulated_below=emulated, cpu_model="max,-svm", irqchip="split")
+
+    assert _values(command, "-machine") == [machine]
+    assert _values(command, "-cpu") == [cpu]
+    assert "-sandbox" not in command
+    assert _values(qemu_command(chosen, DESCRIPTORS), "-machine") == ["q35,accel=kvm,kernel-irqchip=split"]
+    assert _values(qemu_command(chosen, DESCRIPTORS), "-cpu") == ["max,-svm"]
+
+
 def test_every_device_has_its_own_descriptors() -> None:
     command = qemu_command(SPEC, DESCRIPTORS)
 

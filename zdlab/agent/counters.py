@@ -110,5 +110,6 @@ def snapshot(reader: QdiscReader) -> dict[str, object]:
         "cpu_hz": os.sysconf("SC_CLK_TCK"),
         "sockstat": read_text("/proc/net/sockstat"),
         "memory": named_numbers(read_text("/proc/meminfo")),
+        "zd": named_numbers(read_text("/proc/net/zd")),
         "qdiscs": qdiscs(reader),
     }

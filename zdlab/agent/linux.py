@@ -1,7 +1,7 @@
 """System calls Python's standard library lacks: namespaces, mounts, process control.
 
 Python has ``os.unshare`` and ``os.setns`` from 3.12 on; Debian 12 ships 3.11. Numbers are from the kernel's
-``sched.h``, ``mount.h``, ``prctl.h`` and ``if_tun.h``.
+``sched.h``, ``mount.h``, ``prctl.h``, ``seccomp.h`` and ``if_tun.h``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
 
+MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
 MS_BIND: Final = 4096
 MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_SECCOMP: Final = 22
+_SECCOMP_MODE_FILTER: Final = 2
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
 
@@ -68,6 +72,35 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 def die_with_parent(signal_number: int) -> None:
     """Have the kernel send the calling process a signal when its parent dies."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl")
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def pretend_setgroups() -> None:
+    """Have setgroups(2) of the calling process, and of what it becomes, succeed without effect where it is denied.
+
+    A user namespace made without privileges denies it for good, even setting the groups a process has.
+
+    :raises OSError: when the kernel refuses the filter.
+    """
+    with open("/proc/self/setgroups") as stream:
+        if stream.read().strip() != "deny":
+            return
+    program = b"".join(
+        struct.pack("=HBBI", *instruction)  # struct sock_filter
+        for instruction in (
+            (0x20, 0, 0, 4),  # the architecture in struct seccomp_data
+            (0x15, 0, 3, 0xC000003E),  # AUDIT_ARCH_X86_64
+            (0x20, 0, 0, 0),  # the call's number
+            (0x15, 0, 1, 116),  # setgroups
+            (0x06, 0, 0, 0x00050000),  # SECCOMP_RET_ERRNO with no error
+            (0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+        )
+    )
+    filters = _SockFprog(len(program) // 8, program)
+    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filters), 0, 0), "prctl")
 
 
 def loopback_up() -> None:

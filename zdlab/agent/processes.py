@@ -12,12 +12,14 @@ import struct
 import termios
 from collections.abc import Sequence
 
+from zdlab.agent import linux
 from zdlab.agent.frames import STDERR, STDOUT
 from zdlab.agent.streams import Stream
 
 #: Number of the first descriptor a program inherits beside its standard streams.
 FIRST_INHERITED = 10
-_NOFILE = 1_048_576
+#: Open files a program may have, where the kernel lets its limit be raised.
+MOST_FILES = 1_048_576
 
 
 class Process(Stream):
@@ -104,9 +106,11 @@ def _become(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (_NOFILE, _NOFILE))
-            hard = _NOFILE
+            resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_FILES, MOST_FILES))
+            hard = MOST_FILES
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if request.get("keep_groups"):
+            linux.pretend_setgroups()
         if request.get("cwd"):
             os.chdir(request["cwd"])
         os.execvpe(request["argv"][0], request["argv"], {**os.environ, **request.get("env", {})})

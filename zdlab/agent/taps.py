@@ -1,4 +1,8 @@
-"""Tap devices: made in the namespace of the node at the other end of the link, handed to QEMU as descriptors."""
+"""Tap devices: made in the namespace of the node at the other end of the link, handed to QEMU as descriptors.
+
+They outlive QEMU: the node at the other end keeps its interface, without a carrier, as it would keep its card when
+the computer it is wired to is switched off. They go with their namespace, in which nobody else can make use of them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from zdlab.agent import linux
 DEVICE = "/dev/net/tun"
 VHOST = "/dev/vhost-net"
 _TUNSETIFF = 0x400454CA
+_TUNSETPERSIST = 0x400454CB
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
@@ -83,7 +88,9 @@ def make_tap(netns: str | None, interface: str, *, queues: int, vhost: bool | No
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 answer = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16si20x", interface.encode(), 0))
         (index,) = struct.unpack_from("i", answer, 16)
-        return Tap(tuple(made), _vhosts(queues, vhost), index)
+        tap = Tap(tuple(made), _vhosts(queues, vhost), index)
+        fcntl.ioctl(made[0], _TUNSETPERSIST, 1)  # last: what fails before leaves nothing
+        return tap
     except OSError:
         for descriptor in made:
             os.close(descriptor)

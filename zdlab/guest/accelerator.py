@@ -103,7 +103,7 @@ def _hint(problem: str) -> str:
         return "join the group kvm, or (on a CI runner) set the device's mode by a udev rule"
     if "there is no" in problem:
         return "enable virtualisation in the firmware, or nested virtualisation in the hypervisor below"
-    return "leave out --accel kvm to emulate the guests"
+    return "leave out --accel kvm, or accelerator: kvm in the file, to emulate the guests"
 
 
 async def _proof(kernel: Path, initrd: Path) -> str:

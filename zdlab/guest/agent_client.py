@@ -24,10 +24,11 @@ OutputHandler = Callable[[bytes], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Hello:
-    """What an agent says of itself: its kernel's release, that kernel's uptime in seconds, its process."""
+    """What an agent says of itself: its kernel's release, uptime in seconds and jiffy in nanoseconds, its process."""
 
     kernel: str
     uptime: float
+    jiffy_ns: int
     pid: int
 
 
@@ -186,13 +187,21 @@ class AgentClient:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         terminal: tuple[int, int] | None = None,
+        keep_groups: bool = False,
     ) -> AgentProcess:
         """Start a program; its output goes to the handlers, or nowhere.
 
         :param terminal: rows and columns of a terminal of its own; all output then comes as ``stdout``.
+        :param keep_groups: where the kernel denies setting groups, let the program believe that it did.
         :raises LabError: when it cannot be started.
         """
-        header = {"argv": list(argv), "env": dict(env or {}), "cwd": cwd, "terminal": terminal}
+        header = {
+            "argv": list(argv),
+            "env": dict(env or {}),
+            "cwd": cwd,
+            "terminal": terminal,
+            "keep_groups": keep_groups,
+        }
         process = self._stream(stdout, stderr)
         await self._open([process], "exec", header)
         return process
@@ -398,7 +407,7 @@ class AgentClient:
             if header.get("protocol") != frames.PROTOCOL:
                 raise frames.FrameError(f"the agent speaks protocol {header.get('protocol')}, not {frames.PROTOCOL}")
             if not self._hello.done():
-                self._hello.set_result(Hello(header["kernel"], header["uptime"], header["pid"]))
+                self._hello.set_result(Hello(header["kernel"], header["uptime"], header["jiffy_ns"], header["pid"]))
         elif kind == frames.REPLY:
             future = self._calls.get(stream)
             if future is not None and not future.done():

@@ -6,7 +6,7 @@ Nodes are configured side by side; the operations of one node keep their order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,13 +16,13 @@ from zdlab.lab.qdiscs import add_all
 from zdlab.lab.rtnetlink import Batch, read_links
 from zdlab.plan import operations as ops
 
-_FEATURES: Final = {"tso": ("tso",), "gso": ("gso",), "gro": ("gro",), "checksum": ("tx",)}
-#: What ``ethtool -k`` calls them.
-_SHOWN: Final = {
-    "tso": "tcp-segmentation-offload",
-    "gso": "generic-segmentation-offload",
-    "gro": "generic-receive-offload",
-    "checksum": "tx-checksumming",
+#: What ``ethtool -K`` and ``ethtool -k`` call the offloads; the first must become what is asked for, the others where
+#: the device has a switch for them.
+_FEATURES: Final[Mapping[str, Mapping[str, str]]] = {
+    "tso": {"tso": "tcp-segmentation-offload"},
+    "gso": {"gso": "generic-segmentation-offload"},
+    "gro": {"gro": "generic-receive-offload"},
+    "checksum": {"tx": "tx-checksumming", "rx": "rx-checksumming"},
 }
 
 
@@ -56,10 +56,10 @@ async def move_cards(nodes: Nodes, machine: str, operations: Sequence[ops.Operat
     for move in moves:
         state = by_mac.get(move.mac)
         if state is None:
-            raise LabError(f"{machine}: its kernel shows no network device with MAC address {move.mac}")
+            raise _no_card(machine, move.mac, move.origin)
         # The name goes with it, so that it never meets another device of the node's under the same one.
         arguments = {"ifname": move.interface, "net_ns_pid": nodes.pids[move.node]}
-        batch.link(move.describe(), "set", index=state.index, **arguments)
+        batch.link(move, "set", index=state.index, **arguments)
     await batch.send(agent)
 
 
@@ -72,11 +72,10 @@ async def make_links(nodes: Nodes, operations: Sequence[ops.Operation]) -> None:
     peers: set[str] = set()
     for operation in operations:
         batch = batches.setdefault(operation.node, Batch())
-        purpose = operation.describe()
         if isinstance(operation, ops.MakeBridge):
             index = nodes.new_index(operation.node, operation.interface)
-            batch.link(purpose, "add", ifname=operation.interface, kind="bridge", index=index, br_stp_state=0)
-            batch.link(purpose, "set", index=index, state="up")
+            batch.link(operation, "add", ifname=operation.interface, kind="bridge", index=index, br_stp_state=0)
+            batch.link(operation, "set", index=index, state="up")
         elif isinstance(operation, ops.MakeVeth):
             peers.add(operation.peer_node)
             peer = {
@@ -85,7 +84,7 @@ async def make_links(nodes: Nodes, operations: Sequence[ops.Operation]) -> None:
                 "net_ns_pid": nodes.pids[operation.peer_node],
             }
             batch.link(
-                purpose,
+                operation,
                 "add",
                 ifname=operation.interface,
                 kind="veth",
@@ -114,12 +113,28 @@ async def configure(nodes: Nodes, node: str, operations: Sequence[ops.Operation]
     if not interfaces:
         return
     await _find_by_mac(nodes, agent, [op for op in interfaces if op.found_by_mac])
-    offloads = [op for op in operations if isinstance(op, ops.SetOffloads)]
+    taps = {op.interface for op in operations if isinstance(op, ops.MakeTap)}
+    offloads = [op for op in operations if isinstance(op, ops.SetOffloads) and op.interface not in taps]
     await _network(nodes, agent, operations, offloads)
     await _read_back(agent, interfaces, operations)
     qdiscs = [op for op in operations if isinstance(op, ops.AddQdisc | ops.AddClass)]
     if qdiscs:
         await add_all(agent, qdiscs)
+
+
+async def configure_taps(nodes: Nodes, operations: Sequence[ops.Operation]) -> None:
+    """Switch the offloads of one place's taps, whose machines are ready; then read back.
+
+    A machine's driver, when it starts, has QEMU switch the tap's offloads to what it can take itself.
+
+    :raises ReadbackError: when the kernel holds something else than was set.
+    """
+    taps = {(op.node, op.interface) for op in operations if isinstance(op, ops.MakeTap)}
+    await side_by_side(
+        _set_offloads(nodes.agents[op.node], op)
+        for op in operations
+        if isinstance(op, ops.SetOffloads) and (op.node, op.interface) in taps
+    )
 
 
 async def _network(
@@ -128,7 +143,6 @@ async def _network(
     node = agent.name
     batch = Batch()
     for operation in operations:
-        purpose = operation.describe()
         if isinstance(operation, ops.ConfigureInterface):
             index = nodes.indexes[node, operation.interface]
             arguments: dict[str, object] = {"mtu": operation.mtu}
@@ -142,13 +156,13 @@ async def _network(
                 arguments["gso_max_segs"] = operation.gso_max_segs
             if operation.bridge is not None:
                 arguments["master"] = nodes.indexes[node, operation.bridge]
-            batch.link(purpose, "set", index=index, **arguments)
+            batch.link(operation, "set", index=index, **arguments)
         elif isinstance(operation, ops.AddAddress):
-            batch.address(purpose, nodes.indexes[node, operation.interface], operation.address)
+            batch.address(operation, nodes.indexes[node, operation.interface])
         elif isinstance(operation, ops.SetUp):
-            batch.link(purpose, "set", index=nodes.indexes[node, operation.interface], state="up")
+            batch.link(operation, "set", index=nodes.indexes[node, operation.interface], state="up")
         elif isinstance(operation, ops.AddRoute):
-            batch.route(purpose, operation.to, operation.via)
+            batch.route(operation)
     await batch.send(agent)
     for operation in offloads:
         await _set_offloads(agent, operation)
@@ -161,13 +175,21 @@ async def _find_by_mac(nodes: Nodes, agent: AgentClient, wanted: Sequence[ops.Co
     for operation in wanted:
         state = by_mac.get(operation.mac)
         if state is None:
-            raise LabError(f"{agent.name}: its kernel shows no network device with MAC address {operation.mac}")
+            raise _no_card(agent.name, operation.mac, operation.origin)
         nodes.indexes[agent.name, operation.interface] = state.index
+
+
+def _no_card(node: str, mac: str, origin: ops.Origin) -> LabError:
+    return LabError(
+        f"{node}: its kernel shows no network device with MAC address {mac}",
+        hint="use a kernel with virtio-net built in (CONFIG_VIRTIO_NET=y)",
+        origin=origin,
+    )
 
 
 async def _sysctls(agent: AgentClient, operations: Sequence[ops.SetSysctls]) -> None:
     values = [pair for operation in operations for pair in operation.values]
-    origins = {name: operation.origin for operation in operations for name, _ in operation.values}
+    origins = {name: (*operation.origin, name) for operation in operations for name, _ in operation.values}
     required = {name for operation in operations if operation.required for name, _ in operation.values}
     if not values:
         return
@@ -183,22 +205,32 @@ async def _sysctls(agent: AgentClient, operations: Sequence[ops.SetSysctls]) -> 
 
 
 async def _set_offloads(agent: AgentClient, operation: ops.SetOffloads) -> None:
-    words = [word for name, value in operation.values for word in (*_FEATURES[name], "on" if value else "off")]
+    before = await _features(agent, operation.interface)
+    wanted = [
+        (word, shown, "on" if value else "off")
+        for name, value in operation.values
+        for number, (word, shown) in enumerate(_FEATURES[name].items())
+        if number == 0 or (shown in before and "[fixed]" not in before[shown])
+    ]
+    words = [word for name, _, value in wanted for word in (name, value)]
     done = await agent.run(["ethtool", "-K", operation.interface, *words])
-    shown = await agent.run(["ethtool", "-k", operation.interface])
-    lines = dict(
-        line.strip().split(": ", 1) for line in shown.stdout.decode("utf-8", "replace").splitlines() if ": " in line
-    )
-    for name, value in operation.values:
-        held = lines.get(_SHOWN[name], "")
-        if held.split(" ")[0] != ("on" if value else "off"):
+    after = await _features(agent, operation.interface)
+    for _, shown, value in wanted:
+        held = after.get(shown, "")
+        if held.split(" ")[0] != value:
             said = done.stderr.decode("utf-8", "replace").strip()
             raise ReadbackError(
-                f"{agent.name} {operation.interface}: set {name} {'on' if value else 'off'}, the kernel holds "
-                f"{held or 'nothing of it'}" + (f" ({said})" if said else ""),
+                f"{agent.name} {operation.interface}: set {shown} {value}, the kernel holds {held or 'nothing of it'}"
+                + (f" ({said})" if said else ""),
                 hint="its device cannot do that",
                 origin=operation.origin,
             )
+
+
+async def _features(agent: AgentClient, interface: str) -> dict[str, str]:
+    """Return what ``ethtool -k`` shows of an interface: ``on`` or ``off``, with remarks."""
+    shown = (await agent.run(["ethtool", "-k", interface])).stdout.decode("utf-8", "replace")
+    return dict(line.strip().split(": ", 1) for line in shown.splitlines() if ": " in line)
 
 
 async def _read_back(
@@ -209,7 +241,7 @@ async def _read_back(
     for operation in interfaces:
         state = states.get(operation.interface)
         if state is None:
-            raise ReadbackError(f"{agent.name}: there is no interface {operation.interface} after making it")
+            raise _differs(agent, operation, operation.origin, "the interface", "none")
         expected: list[tuple[str, object, object]] = [("mtu", operation.mtu, state.mtu), ("up", True, state.up)]
         if operation.mac:
             expected.append(("mac", operation.mac, state.mac))
@@ -221,15 +253,25 @@ async def _read_back(
             expected.append(("bridge", operation.bridge, names.get(state.master)))
         for what, wanted, held in expected:
             if wanted != held:
-                raise ReadbackError(
-                    f"{agent.name} {operation.interface}: set {what} to {wanted}, the kernel holds {held}"
-                )
+                raise _differs(agent, operation, (*operation.origin, what), f"{what} to {wanted}", held)
     for address in operations:
         if isinstance(address, ops.AddAddress) and address.address not in states[address.interface].addresses:
             held_list = ", ".join(states[address.interface].addresses) or "none"
-            raise ReadbackError(
-                f"{agent.name} {address.interface}: set address {address.address}, the kernel holds {held_list}"
-            )
+            raise _differs(agent, address, address.origin, f"address {address.address}", held_list)
+
+
+def _differs(
+    agent: AgentClient,
+    operation: ops.ConfigureInterface | ops.AddAddress,
+    origin: ops.Origin,
+    wanted: str,
+    held: object,
+) -> ReadbackError:
+    return ReadbackError(
+        f"{agent.name} {operation.interface}: set {wanted}, the kernel holds {held}",
+        hint="write what its kernel can hold",
+        origin=origin if operation.origin else (),
+    )
 
 
 async def side_by_side(work: Iterable[Coroutine[None, None, None]]) -> None:

@@ -33,7 +33,7 @@ class Lab:
     """A running lab.
 
     :param info: as ``zdlab ps`` lists it.
-    :param lifeline: the lab ends when this closes; ``None`` for one that was attached to.
+    :param lifeline: the lab ends when this closes, until it is detached; ``None`` for one that was attached to.
     :param shepherd: its outermost process, when this process started it.
     """
 
@@ -62,26 +62,25 @@ class Lab:
         name: str | None = None,
         topology: str = "",
         accelerator: AcceleratorRequest | None = None,
-        attached: bool = True,
         progress: Progress | None = None,
         launch: Launch = start_shepherd,
         capsule: bool = False,
     ) -> Lab:
-        """Build a lab and return when all its nodes are ready.
+        """Build a lab and return when all its nodes are ready. It ends with this process, however that ends.
 
         :param boot: what each machine boots from (:func:`zdlab.lab.resources.boot_files`).
         :param name: the outline's when ``None``.
-        :param attached: the lab ends with this process, however that ends.
+        :param topology: the file it is made from.
         :param launch: how its outermost process is started.
         :param capsule: the computer is a capsule.
         :raises ZdlabError: when it cannot be built; nothing is left of it then.
         """
-        chosen = name or outline.name
+        chosen = outline.name if name is None else name
         directory, lock = claim(chosen)
         request = LabRequest(
             name=chosen,
             directory=directory,
-            topology=topology,
+            topology=str(Path(topology).resolve()) if topology else "",
             nodes=tuple(outline.kinds),
             kinds=outline.kinds,
             places=outline.places,
@@ -89,7 +88,6 @@ class Lab:
             operations=outline.operations,
             boot=dict(boot),
             accelerator=accelerator,
-            attached=attached,
             since=datetime.now(UTC).isoformat(timespec="seconds"),
             capsule=capsule,
         )
@@ -101,9 +99,7 @@ class Lab:
             _await_gone(directory)
             shepherd.wait(_END_SECONDS)
             raise
-        if not attached:
-            ours.close()
-        return cls(find_lab(chosen), ours if attached else None, shepherd)
+        return cls(find_lab(chosen), ours, shepherd)
 
     @classmethod
     def attach(cls, name: str | None = None) -> Lab:
@@ -126,6 +122,15 @@ class Lab:
         with self._connect("status", {}) as connection:
             return connection.reply()
 
+    def detach(self) -> None:
+        """Let the lab outlive this process.
+
+        :raises ZdlabError: when it is gone.
+        """
+        with self._connect("detach", {}) as connection:
+            connection.reply()
+        self._close_lifeline()
+
     def down(self) -> None:
         """End the lab and return when nothing is left of it; fine when it is gone already.
 
@@ -133,9 +138,7 @@ class Lab:
         """
         with contextlib.suppress(UsageError, LabError), self._connect("down", {}) as connection:
             connection.reply()
-        if self._lifeline is not None:
-            self._lifeline.close()
-            self._lifeline = None
+        self._close_lifeline()
         _await_gone(self._directory)
         if self._shepherd is not None:
             self._shepherd.wait(_END_SECONDS)
@@ -222,6 +225,11 @@ class Lab:
     def supervisor_log(self) -> str:
         """Return what the supervisor had to say."""
         return _log(self._directory)
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
 
     def _connect(self, verb: str, header: Mapping[str, Any], data: bytes = b"") -> Connection:
         return Connection(self._directory / SOCKET, verb, header, data)

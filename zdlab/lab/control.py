@@ -54,6 +54,14 @@ class ControlServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+def _directory(header: Mapping[str, Any]) -> str | None:
+    """Return the directory a program starts in: its caller's, which the pod may not have, or the one that is asked."""
+    caller = header.get("caller_cwd")
+    if caller is None:
+        return header.get("cwd")
+    return str(caller) if os.path.isdir(caller) else "/"  # noqa: PTH112 - False where one may not look
+
+
 def _peer_uid(writer: asyncio.StreamWriter) -> int:
     sock = writer.get_extra_info("socket")
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -105,6 +113,10 @@ class _Connection:
     async def _verb_down(self, header: Mapping[str, Any], data: bytes) -> None:
         await self._send_message(frames.REPLY, {})
         self._supervisor.end()
+
+    async def _verb_detach(self, header: Mapping[str, Any], data: bytes) -> None:
+        self._supervisor.attached = False
+        await self._send_message(frames.REPLY, {})
 
     async def _verb_counters(self, header: Mapping[str, Any], data: bytes) -> None:
         await self._send_message(frames.REPLY, await self._agent(header).counters())
@@ -169,8 +181,9 @@ class _Connection:
             stdout=out,
             stderr=err,
             env=header.get("env"),
-            cwd=header.get("cwd"),
+            cwd=_directory(header),
             terminal=tuple(terminal) if terminal else None,
+            keep_groups=header.get("keep_groups", False),
         )
         await self._send_message(frames.REPLY, {})
         await self._attend(process)

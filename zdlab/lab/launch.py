@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from zdlab.lab import shepherd
 
@@ -19,6 +19,10 @@ class Shepherd(Protocol):
         """Wait for its end."""
 
 
+#: What the program does. It looks for modules where its caller did, and does so without a word in the environment:
+#: programs in nodes inherit that, and may be of another Python.
+_MAIN: Final = "import sys; sys.path[:] = sys.argv[3:]; from zdlab.lab import shepherd; shepherd.main()"
+
 #: Starts a shepherd on a channel with the lock on the lab's directory. Both stay the caller's to close.
 Launch = Callable[[socket.socket, int], Shepherd]
 
@@ -26,12 +30,11 @@ Launch = Callable[[socket.socket, int], Shepherd]
 def start_shepherd(channel: socket.socket, lock: int) -> Shepherd:
     """Start a shepherd as a program of its own, which keeps nothing of the caller."""
     return subprocess.Popen(
-        [sys.executable, "-m", "zdlab.lab.shepherd", str(channel.fileno()), str(lock)],
+        [sys.executable, "-P", "-c", _MAIN, str(channel.fileno()), str(lock), *filter(None, sys.path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(channel.fileno(), lock),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
 
 

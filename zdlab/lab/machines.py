@@ -78,6 +78,10 @@ class Machines:
         for machine in self._around(name):
             await machine.settle()
 
+    async def settle_all(self) -> None:
+        """Wait until it is known of every machine whether it ended, in a lab of which something just failed."""
+        await asyncio.gather(*(machine.settle() for machine in self.running.values()))
+
     def check(self, name: str) -> None:
         """Raise what is wrong with a node that is a machine and does not run, or with a machine around it.
 
@@ -97,7 +101,7 @@ class Machines:
         return found
 
     def errors(self) -> list[GuestError]:
-        """Return what is wrong with the machines, nothing when all is well."""
+        """Return what is wrong with the machines, those around others first; nothing when all is well."""
         return [machine.error() for machine in self.running.values() if machine.state not in {"starting", "ready"}]
 
     async def stop(self) -> None:

@@ -161,15 +161,21 @@ class Inside:
         return None if operation.node == self.name else operation.node
 
 
+def no_taps(reason: str) -> MissingToolError:
+    """Return what to say where no tap devices can be made."""
+    return MissingToolError(
+        f"cannot make a tap device: {reason}",
+        hint="a guest's network needs it: load the module tun, or as root: chmod 0666 /dev/net/tun",
+    )
+
+
 def _tap_error(operation: MakeTap, reason: str, device: object) -> LabError | MissingToolError:
     if device == os.fspath(taps.DEVICE):
-        return MissingToolError(
-            f"cannot make a tap device: {device}: {reason}",
-            hint="a guest's network needs it: load the module tun, or as root: chmod 0666 /dev/net/tun",
-        )
+        return no_taps(f"{device}: {reason}")
     if device == os.fspath(taps.VHOST):
         return MissingToolError(
             f"vhost is asked for and {device} cannot be opened: {reason}",
             hint="load the module vhost_net, or leave vhost at auto",
         )
-    return LabError(f"cannot make the tap {operation.interface} of {operation.node}: {reason}")
+    message = f"cannot make the tap {operation.interface} of {operation.node}: {reason}"
+    return LabError(message, hint="write a tap its kernel can make", origin=operation.origin)

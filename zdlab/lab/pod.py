@@ -7,22 +7,32 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from zdlab.agent import linux
 from zdlab.agent.namespaces import DIRECTORY
 
+_SYSCTLS: Final = "/proc/sys"
 
-def enter(name: str) -> None:
+
+def enter(name: str, *, capsule: bool = False) -> None:
     """Move the calling process, PID 1 of its PID namespace, into the rest of a pod.
 
-    ``/proc`` and ``/run`` are the pod's own; the rest of the file system is the computer's.
+    ``/proc`` and ``/run`` are the pod's own; the rest of the file system is the computer's. Of the sysctls only those
+    of the network namespaces can be written.
 
+    :param capsule: the kernel is the lab's own, and all its sysctls may be set.
     :raises OSError: when the kernel refuses.
     """
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC)
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
     flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
     linux.mount("proc", "/proc", "proc", flags)
+    if not capsule:
+        # A lab must not change the kernel it shares with everything else on the computer.
+        linux.mount(_SYSCTLS, _SYSCTLS, flags=linux.MS_BIND)
+        linux.mount(f"{_SYSCTLS}/net", f"{_SYSCTLS}/net", flags=linux.MS_BIND)
+        linux.mount("none", _SYSCTLS, flags=linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | flags)
     linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755")
     Path(DIRECTORY).mkdir()
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Qdiscs and classes: the words ``tc`` takes, and comparing what the kernel says it holds.
+"""Qdiscs and classes: the words ``tc`` takes, and reading back what the kernel holds then.
 
 ``tc`` does this and not netlink by hand: it knows every kind there is, in the kernel's own units, and a guest has
 it too. All of a node's qdiscs go to it as one batch on standard input; the words are numbers and names that were
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from zdlab.errors import LabError, ReadbackError
+from zdlab.errors import LabError
 from zdlab.guest.agent_client import AgentClient
-from zdlab.lab.rtnetlink import read_htb_classes
+from zdlab.lab.held import check_class, check_qdisc
+from zdlab.lab.rtnetlink import read_htb_classes, read_tbf_buckets
 from zdlab.plan.operations import AddClass, AddQdisc
 
 #: Options whose value is a fraction and which tc wants in percent.
@@ -23,8 +24,6 @@ _TIMES: Final = {"latency", "delay", "target", "interval", "refill_delay"}
 _SWITCHES: Final = {"ecn": ("ecn", "noecn"), "pacing": ("pacing", "nopacing")}
 #: Kinds whose ``ecn`` can only be switched on.
 _ECN_ONLY_ON: Final = {"red"}
-#: The kernel keeps bursts as transmission times in ticks of 64 ns (PSCHED_SHIFT): that much is lost at most.
-_TICK_NS: Final = 64
 
 
 def tc_words(operation: AddQdisc | AddClass) -> list[str]:
@@ -85,87 +84,26 @@ async def add_all(agent: AgentClient, operations: Sequence[AddQdisc | AddClass])
             )
             hint = "change the qdisc's parameters"
         raise LabError(message, hint=hint, origin=which.origin)
-    shown = await agent.run(["tc", "-json", "-raw", "qdisc", "show"])
+    await _read_back(agent, operations)
+
+
+async def _read_back(agent: AgentClient, operations: Sequence[AddQdisc | AddClass]) -> None:
+    shown = await agent.run(["tc", "-json", "-raw", "-details", "qdisc", "show"])
     try:
         rows = json.loads(shown.stdout)
     except ValueError as error:
         raise LabError(f"{agent.name}: tc's answer is not readable: {shown.stderr.decode()}") from error
+    told = {(row.get("dev"), row.get("handle")): row for row in rows}
+    if any(operation.kind == "tbf" for operation in operations):
+        for place, buckets in (await read_tbf_buckets(agent)).items():
+            told[place]["options"] |= buckets
+    classes = {}
+    if any(isinstance(operation, AddClass) for operation in operations):
+        classes = await read_htb_classes(agent)
+    jiffy_ns = (await agent.hello()).jiffy_ns
     for operation in operations:
         if isinstance(operation, AddQdisc):
-            _compare(agent.name, operation, rows)
-    classes = [operation for operation in operations if isinstance(operation, AddClass)]
-    if classes:
-        _compare_classes(agent.name, classes, await read_htb_classes(agent))
-
-
-def _compare(node: str, operation: AddQdisc, rows: Sequence[Mapping[str, Any]]) -> None:
-    held = next(
-        (row for row in rows if row.get("dev") == operation.interface and row.get("handle") == operation.handle), None
-    )
-    where = f"{node} {operation.interface} {operation.handle}"
-    if held is None or held.get("kind") != operation.kind:
-        message = f"{where}: set {operation.kind}, the kernel holds {held and held.get('kind')}"
-        raise ReadbackError(message, origin=operation.origin)
-    options = held.get("options") or {}
-    for name, value in operation.options:
-        actual = _held(operation.kind, name, options)
-        if actual is not None and abs(actual - value) > _tolerance(name, value, dict(operation.options)):
-            message = f"{where}: set {name} to {value}, the kernel holds {actual:g}"
-            raise ReadbackError(message, hint="write what the kernel can hold", origin=operation.origin)
-
-
-def _compare_classes(
-    node: str, operations: Sequence[AddClass], held: Mapping[tuple[str, str], Mapping[str, int]]
-) -> None:
-    for operation in operations:
-        where = f"{node} {operation.interface} class {operation.classid}"
-        actual = held.get((operation.interface, operation.classid))
-        if actual is None:
-            raise ReadbackError(f"{where}: set, and the kernel does not hold it", origin=operation.origin)
-        for name, value in operation.options:
-            if name in actual and abs(actual[name] - value) > _tolerance(name, value, {}):
-                message = f"{where}: set {name} to {value}, the kernel holds {actual[name]}"
-                raise ReadbackError(message, hint="write what the kernel can hold", origin=operation.origin)
-
-
-def _held(kind: str, name: str, options: Mapping[str, Any]) -> float | None:
-    """Return what the kernel holds for an option in the plan's units, ``None`` when tc does not print it."""
-    if kind == "netem":
-        return _netem_held(name, options)
-    if name in {"rate", "maxrate", "ceil"}:
-        return float(options[name]) * 8 if isinstance(options.get(name), int) else None
-    if name == "default":
-        return None
-    if name == "latency":
-        return float(options["lat"]) * 1000 if "lat" in options else None
-    if name in {"target", "interval", "refill_delay"}:
-        return float(options[name]) * 1000 if name in options else None
-    if name == "perturb":
-        return float(options[name]) * 1e9 if name in options else None
-    value = options.get(name)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _netem_held(name: str, options: Mapping[str, Any]) -> float | None:
-    if name in {"delay", "jitter"}:
-        group = options.get("delay")
-        return float(group[name]) * 1e9 if isinstance(group, Mapping) else None
-    if name == "rate":
-        group = options.get("rate")
-        return float(group["rate"]) * 8 if isinstance(group, Mapping) else None
-    if name in _FRACTIONS:
-        group = options.get("loss-random" if name == "loss" else name)
-        return float(group[name]) if isinstance(group, Mapping) else None
-    return float(options["limit"]) if name == "limit" else None
-
-
-def _tolerance(name: str, value: int | float, options: Mapping[str, Any]) -> float:
-    """Return by how much the kernel's rounding may move a value."""
-    if name in {"burst", "minburst"}:
-        rate = int(options.get("peakrate" if name == "minburst" else "rate", 0))
-        return 2 + rate / 8 * 2 * _TICK_NS / 1e9 + value * 0.002
-    if name in {"rate", "maxrate", "ceil", "peakrate"}:
-        return 8.0  # whole bytes per second
-    if name in _TIMES | {"jitter"}:
-        return max(2000.0, value * 0.001)  # microseconds in tc, coarser for codel's 1024 ns
-    return 1e-6 if name in _FRACTIONS else 0.0
+            row = told.get((operation.interface, operation.handle))
+            check_qdisc(agent.name, operation, row, jiffy_ns=jiffy_ns)
+        else:
+            check_class(agent.name, operation, classes.get((operation.interface, operation.classid)))

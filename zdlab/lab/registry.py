@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from zdlab.errors import LabError, UsageError
 from zdlab.lab.shepherd import INFO, LOCK
@@ -20,7 +21,9 @@ from zdlab.paths import runtime_dir
 
 #: Seconds between making a directory and locking it are far fewer.
 _GRACE = 60.0
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
+#: Characters of a name at most: it is a host name too.
+NAME_LENGTH: Final = 63
+_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_.-]{{0,{NAME_LENGTH - 1}}}")
 
 
 @dataclass(frozen=True)

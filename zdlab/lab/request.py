@@ -30,7 +30,6 @@ class LabRequest:
     :param ends: for each end of a link where it is, and where its packets are captured.
     :param boot: files by machine.
     :param accelerator: what the command line forces; ``None`` leaves it to each machine.
-    :param attached: the lab ends when the client that asked for it does.
     :param capsule: it is in a capsule.
     """
 
@@ -44,6 +43,5 @@ class LabRequest:
     operations: tuple[Operation, ...]
     boot: Mapping[str, BootFiles]
     accelerator: AcceleratorRequest | None
-    attached: bool
     since: str
     capsule: bool = False

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from zdlab.agent.processes import MOST_FILES
+from zdlab.agent.taps import tun_problem
 from zdlab.errors import LabError, UsageError
 from zdlab.guest.image import Image, build_image, holder_files
 from zdlab.guest.kernels import KernelFile, Progress, resolve_kernel
+from zdlab.lab.places import no_taps
 from zdlab.lab.request import BootFiles
 from zdlab.plan.build import Plan
 from zdlab.plan.operations import AddQdisc, StartMachine
@@ -20,6 +24,8 @@ from zdlab.topology.places import around, held, kernel_of
 #: Names of what a machine boots from in the image of the machine around it.
 KERNEL: Final = "bzImage"
 INITRD: Final = "initrd"
+#: Files a process with flows has open beside them, as ``images/traffic/net.c`` counts.
+_OTHER_FILES: Final = 256
 
 
 def boot_files(
@@ -29,16 +35,22 @@ def boot_files(
     *,
     arm: str | None = None,
     progress: Progress | None = None,
+    in_capsule: bool = False,
 ) -> tuple[dict[str, BootFiles], dict[str, KernelFile], Image | None]:
     """Return what each machine boots from, the kernels themselves, and the image (``None`` without machines).
 
     :param programs: programs the image carries beside its own, by their path in the guest.
+    :param in_capsule: the lab is built in a capsule, whose kernel has the devices it needs.
+    :raises MissingToolError: when the machines' taps cannot be made here; before a kernel is built in vain.
     :raises TopologyError: when a kernel lacks what its machine needs; names the line.
     :raises KernelBuildError: when a kernel of the registry does not build.
     """
     starts = {operation.node: operation for operation in plan.operations if isinstance(operation, StartMachine)}
     if not starts:
         return {}, {}, None
+    taps_here = any(start.nics and not start.place for start in starts.values())
+    if taps_here and not in_capsule and (problem := tun_problem()):
+        raise no_taps(problem)
     known: dict[str, KernelFile] = {}
     kernels: dict[str, KernelFile] = {}
     for start in starts.values():
@@ -63,6 +75,42 @@ def boot_files(
         if start.place:
             boot[name] = BootFiles(_directory(name) / KERNEL, _directory(name) / INITRD, boot[name].release)
     return boot, kernels, image
+
+
+def check_open_files(plan: Plan, source: TopologyFile, *, arm: str | None = None) -> None:
+    """Refuse flows that a host could not have, before anything is built: each is an open file of one process.
+
+    Machines, and what lives in them, have limits of their own, which their init lifts.
+
+    :raises TopologyError: when one workload has too many; names the line.
+    """
+    most = most_open_files() - _OTHER_FILES
+    for name, work in plan.topology.workloads.items():
+        here = [node for node in (work.source, work.to) if plan.on_computer(node)]
+        if here and work.flows > most:
+            raise source.error(
+                ("workloads", name, "flows"),
+                f"a process on {here[0]} can have {most} flows, not {work.flows}: every flow is an open file",
+                hint=f"as root raise the limit (`ulimit -Hn {work.flows + _OTHER_FILES}`) before zdlab is started, "
+                "divide the flows among several workloads, or make the host a machine",
+                arm=arm,
+            )
+
+
+def most_open_files() -> int:
+    """Return how many open files a program in a lab may have: agents raise the limit as far as the kernel lets them.
+
+    It is tried, because no capability tells: not every root may.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= MOST_FILES:
+        return MOST_FILES
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, MOST_FILES))
+    except (OSError, ValueError):
+        return hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MOST_FILES
 
 
 def carried_boot(

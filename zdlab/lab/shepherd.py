@@ -1,6 +1,6 @@
 """The process outside a pod: makes the pod's first process, waits for it, and clears up after it.
 
-Started as ``python -m zdlab.lab.shepherd`` with the request on a socket. Whatever ends the supervisor, the kernel
+Started by :mod:`zdlab.lab.launch` with the request on a socket. Whatever ends the supervisor, the kernel
 ends everything in the pod with it, and the shepherd removes the lab's runtime directory. When the shepherd is the
 one that dies, the supervisor is told by the kernel and does the same. The lock on the directory is held by both
 from before the lab is made; who finds it free knows that the lab is gone.
@@ -115,5 +115,6 @@ def _supervise(request: LabRequest, channel: socket.socket, lock: int) -> None:
         os._exit(status)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Be the program: its arguments are the channel's and the lock's descriptors."""
     sys.exit(run(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])))

@@ -21,7 +21,7 @@ from zdlab.errors import LabError, UsageError, ZdlabError
 from zdlab.guest.agent_client import AgentClient
 from zdlab.guest.qemu import Machine
 from zdlab.lab import pod
-from zdlab.lab.apply import Nodes, by_kernel, by_node, configure, make_links, move_cards, side_by_side
+from zdlab.lab.apply import Nodes, by_kernel, by_node, configure, configure_taps, make_links, move_cards, side_by_side
 from zdlab.lab.control import ControlServer
 from zdlab.lab.machines import Machines
 from zdlab.lab.places import Inside, Place, Pod
@@ -43,7 +43,7 @@ def run(request: LabRequest, channel: socket.socket, lock: int) -> int:
         listener = _listener(request.directory)
         directory = os.open(request.directory, os.O_RDONLY | os.O_DIRECTORY)
         parent = os.open(request.directory.parent, os.O_RDONLY | os.O_DIRECTORY)
-        pod.enter(request.name)
+        pod.enter(request.name, capsule=request.capsule)
         pod.write_hosts(_addresses(request))  # before the nodes: each takes the mounts of this moment with it
         namespaces = _start_namespaces(request)
     except (OSError, ZdlabError) as error:
@@ -58,7 +58,7 @@ def run(request: LabRequest, channel: socket.socket, lock: int) -> int:
 
 
 class Supervisor:
-    """A living lab."""
+    """A living lab. While it is ``attached`` it ends with the client that asked for it."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Supervisor:
         self.nodes = Nodes()
         self.machines = Machines(request, self._machine_changed)
         self.state = "building"
+        self.attached = True
         self._channel = channel
         self._listener = listener
         self._end = asyncio.Event()
@@ -168,7 +169,18 @@ class Supervisor:
             self._tell(_failure(error))
 
     async def _build(self) -> None:
-        await self._build_place(self._pod, by_kernel(self.request.operations))
+        """Build all nodes.
+
+        :raises GuestError: when a machine ended, whatever else failed: the end of a machine is the cause of much.
+        :raises ZdlabError: when a kernel refuses something.
+        """
+        try:
+            await self._build_place(self._pod, by_kernel(self.request.operations))
+        except ZdlabError as error:
+            await self.machines.settle_all()
+            for cause in self.machines.errors():
+                raise cause from error
+            raise
 
     async def _build_place(self, place: Place, operations: Mapping[str, Sequence[ops.Operation]]) -> None:
         """Build the nodes of one place, and in turn those of the machines in it.
@@ -192,6 +204,7 @@ class Supervisor:
         if machines:
             self._tell({"progress": f"waiting for {', '.join(machines)} to boot"})
         await side_by_side(self._build_machine(place, name, operations) for name in machines)
+        await configure_taps(self.nodes, here)
 
     async def _build_machine(self, place: Place, name: str, operations: Mapping[str, Sequence[ops.Operation]]) -> None:
         machine = self.machines.running[name]
@@ -214,13 +227,13 @@ class Supervisor:
             pod.reap(self._children | {machine.pid for machine in machines if not machine.spec.nested})
 
     async def _watch_client(self) -> None:
-        """End an attached lab, or one still being built, when the client that asked for it is gone."""
+        """End the lab when the client that asked for it is gone, unless it was detached."""
         loop = asyncio.get_running_loop()
         self._channel.setblocking(False)
         with contextlib.suppress(OSError):
             while await loop.sock_recv(self._channel, 4096):
                 pass
-        if self.request.attached or self.state == "building":
+        if self.attached:
             self._end.set()
 
     def _machine_changed(self, machine: Machine) -> None:

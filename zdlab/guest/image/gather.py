@@ -78,6 +78,9 @@ AGENT_ROOT = "/usr/lib/zdlab"
 WITHOUT = ("_bz2", "_decimal", "_hashlib", "_lzma")
 #: Of these, what zdlab's own modules cannot do without.
 NEEDED = ("_decimal",)
+#: What packages import only where it is there, for parts of theirs that zdlab does not use. Compiled, it would make the
+#: image depend on more than sources, and every capsule pays for each import.
+OPTIONAL = ("psutil",)
 #: Python finds its library by this module, whether or not it reads it.
 LANDMARK = "os"
 
@@ -110,6 +113,7 @@ def load(root: str, modules: list[str], others: list[str]) -> None:
     for file in sorted(os.listdir(os.path.join(root, "zdlab", "agent"))):
         if file.endswith(".py"):
             importlib.import_module(f"zdlab.agent.{file[:-3]}".removesuffix(".__init__"))
+    sys.modules.update(dict.fromkeys(OPTIONAL))  # type: ignore[arg-type]  # None: cannot be imported
     for name in (*MORE, *modules):
         importlib.import_module(name)
 
@@ -131,6 +135,8 @@ def main(root: str, modules: list[str], others: list[str]) -> None:
         target = guest_path(path, [root, *others])
         if path.endswith(".py"):
             files[target + "c"] = base64.b64encode(compiled(path)).decode()
+        elif target != path:
+            sys.exit(f"{path} is not pure Python")
         else:
             with open(path, "rb") as file:
                 files[target] = base64.b64encode(file.read()).decode()

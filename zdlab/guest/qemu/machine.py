@@ -22,7 +22,7 @@ from zdlab.guest.qemu.console import Console
 from zdlab.guest.qemu.process import Launcher
 from zdlab.guest.qemu.spec import MachineSpec
 
-State = Literal["starting", "ready", "exited", "panicked", "hung", "stopped"]
+State = Literal["starting", "ready", "exited", "panicked", "hung", "stopped", "unknown"]
 
 #: Seconds a guest may take to its agent's first word, by accelerator. Emulated, it is ready in two or three.
 BOOT_DEADLINE: Final = {"kvm": 20.0, "tcg": 60.0}
@@ -110,8 +110,14 @@ class Machine:
             command=self.command,
             exit_status=self.exit_status,
             console=self.console.tail(),
-            hint="the last lines of its console say more" if self.console.tail() else "its console stayed silent",
+            hint=self._hint(),
         )
+
+    def _hint(self) -> str:
+        said = self.console.tail()
+        if any("Initramfs unpacking failed" in line for line in said):
+            return f"its image does not fit into its memory: give it more than {self.spec.memory_mib}mb"
+        return "the last lines of its console say more" if said else "its console stayed silent"
 
     async def stop(self) -> None:
         """End the machine: ask the agent, then QEMU, then kill. Leaves no process."""
@@ -154,7 +160,7 @@ class Machine:
             self.exit_status, said = await self._process.wait()
         except AgentLostError as error:
             if self.state in {"starting", "ready", "hung"}:
-                self._become("exited", f"was lost with the machine it runs in: {error.message}")
+                self._become("unknown", f"was lost with the machine it runs in: {error.message}")
             self._gone.set()
             self._ended.set()
             return
