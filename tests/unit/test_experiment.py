@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 
 from zdlab.errors import UsageError
 from zdlab.experiment.model import Slot, Trial, Verdict
-from zdlab.experiment.run import judge_experiment, selected_arms
+from zdlab.experiment.run import judge_experiment, selected_arms, trial_lab
 from zdlab.experiment.schedule import schedule
 from zdlab.experiment.statistics import compare, holm, needed_blocks, rule_of_three
 from zdlab.experiment.verdict import judge, overall
+from zdlab.lab.registry import NAME_LENGTH
 from zdlab.measure.queues import Queue
 from zdlab.topology import parse_topology
 from zdlab.topology.expectations import parse_expectation
@@ -41,6 +43,15 @@ def test_every_arm_runs_once_in_a_block_and_all_arms_of_a_block_share_its_seed(
         seeds.append((block, shared))
     assert [block for block, _ in seeds] == list(range(blocks))
     assert len({shared for _, shared in seeds}) == blocks
+
+
+def test_the_name_of_a_trials_lab_is_its_own_however_long_those_of_experiment_and_arm() -> None:
+    names = [trial_lab("e" * 31, Slot(number, 0, "a" * 31, 1), pid) for number in (9, 10) for pid in (4194303, 4194304)]
+
+    assert len(set(names)) == 4
+    assert all(len(name) <= NAME_LENGTH for name in names)
+    assert names[0].endswith(".9.4194303")
+    assert trial_lab("exp", Slot(3, 1, "stock", 1), 77) == "exp.stock.3.77"
 
 
 @given(_ARMS, st.integers(1, 6), st.integers(1, 6), _SEEDS)
@@ -259,8 +270,14 @@ def test_several_comparisons_need_more_than_each_alone() -> None:
         (STOCK + _trials("deep", [{"retransmits": 0}]), "qdisc_drops was not measured in every trial of deep"),
         (
             _trials("stock", _drops(0, 0), queues=(_ROOMY,)) + CLEAN,
-            "no queue of the control arm stock was ever full in 2 trials: the traffic could not have shown drops",
+            "no queue was full in 2 of 2 trials of the control arm stock: the traffic could not have shown drops",
         ),
+        (
+            [*_trials("stock", _drops(0, 0), queues=(_ROOMY,)), *_trials("stock", _drops(0)), *CLEAN],
+            "no queue was full in 2 of 3 trials of the control arm stock",
+        ),
+        (CLEAN, "the control arm stock was not run"),
+        (CLEAN + [replace(trial, state="failed") for trial in STOCK], "no trial of the control arm stock was finished"),
     ],
 )
 def test_trials_that_could_not_have_shown_anything_are_invalid(trials: list[Trial], reason: str) -> None:
@@ -270,10 +287,36 @@ def test_trials_that_could_not_have_shown_anything_are_invalid(trials: list[Tria
     assert reason in said
 
 
-def test_a_full_queue_in_one_control_trial_or_a_drop_is_pressure_enough() -> None:
-    roomy = _trials("stock", _drops(0, 0), queues=(_ROOMY,))
-    assert _judged("deep.qdisc_drops == 0", [*roomy, *_trials("stock", _drops(0)), *CLEAN])[0] == "pass"
-    assert _judged("deep.qdisc_drops == 0", _trials("stock", _drops(0, 1), queues=()) + CLEAN)[0] == "pass"
+def test_a_full_queue_or_a_drop_in_every_control_trial_is_pressure_enough() -> None:
+    assert _judged("deep.qdisc_drops == 0", _trials("stock", _drops(0, 1)) + CLEAN)[0] == "pass"
+    assert _judged("deep.qdisc_drops == 0", _trials("stock", _drops(2, 1), queues=()) + CLEAN)[0] == "pass"
+
+
+def test_a_nodes_drops_are_held_against_that_nodes_queues() -> None:
+    elsewhere = [replace(trial, nodes={"b": {"qdisc_drops": 9.0}}, queues=()) for trial in STOCK]
+
+    assert _judged("deep.qdisc_drops == 0", elsewhere + CLEAN)[0] == "pass"
+    verdict, reason = _judged("deep.a.qdisc_drops == 0", elsewhere + CLEAN)
+    assert verdict == "invalid"
+    assert reason.startswith("no queue of a was full in 6 of 6 trials of the control arm stock")
+    # Sent again is what was lost anywhere.
+    assert _judged("deep.a.retransmits == 0", elsewhere + CLEAN)[0] == "pass"
+
+
+def test_drops_that_were_seen_need_no_control() -> None:
+    dropping = _trials("zd", _drops(3, 4))
+
+    assert _judged("zd.qdisc_drops > 0", dropping) == ("pass", "holds in all 2 trials")
+    assert _judged("zd.qdisc_drops == 0", dropping)[0] == "fail"
+    assert _judged("zd.qdisc_drops <= 3", dropping)[0] == "fail"
+    assert _judged("zd.qdisc_drops <= 4", dropping)[0] == "invalid"
+    assert _judged("zd.qdisc_drops > 3", dropping)[0] == "invalid"
+    assert _judged("zd.retransmits < 0.1 * deep.retransmits", dropping + CLEAN)[0] == "invalid"
+
+
+def test_only_nothing_seen_bounds_a_rate() -> None:
+    assert _judged("stock.qdisc_drops > 0", STOCK) == ("pass", "holds in all 6 trials")
+    assert _judged("stock.qdisc_drops >= 0", _trials("stock", _drops(0, 3))) == ("pass", "holds in all 2 trials")
 
 
 def test_what_does_not_need_pressure_is_judged_without() -> None:
@@ -329,3 +372,44 @@ def test_arms_are_chosen_in_the_order_of_the_file() -> None:
         text = "\n".join(line for line in _TOPOLOGY.splitlines() if not line.startswith((missing, "expect")))
         with pytest.raises(UsageError, match=problem):
             selected_arms(parse_topology(text), ())
+
+
+def test_a_failed_trial_makes_a_run_invalid_whatever_was_asked() -> None:
+    broken = replace(STOCK[0], state="failed", error="panic")
+
+    assert judge([], [broken, *CLEAN], control="stock")[0] == "invalid"
+    assert judge([], [*STOCK, *CLEAN], control="stock")[0] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("required", "reason"),
+    [
+        ("stock.a.qdisc_drops > 0", "does not hold in 1 of 2 trials (worst: 0)"),
+        ("stock.qdisc_drops > 0", ""),
+        ("stock.retransmits > 100", "does not hold in 2 of 2 trials (worst: 0)"),
+    ],
+)
+def test_what_is_required_must_show_in_every_trial_or_the_run_is_invalid(required: str, reason: str) -> None:
+    """The queue of the control arm that dropped may not be the one that was meant."""
+    stock = [replace(trial, nodes={"a": {"qdisc_drops": 5.0 * trial.slot.block}}) for trial in STOCK[:2]]
+    zd = _trials("zd", _drops(0, 0))
+
+    verdict, (answer,) = judge(
+        [parse_expectation("zd.qdisc_drops == 0")],
+        [replace(trial, figures={**trial.figures, "retransmits": 0.0}) for trial in stock] + zd,
+        control="stock",
+        requires=[parse_expectation(required)],
+    )
+
+    assert verdict == answer.verdict == ("invalid" if reason else "pass")
+    assert not reason or answer.reason == f"{required} is required, and {reason}"
+
+
+def test_drops_that_are_required_are_all_the_pressure_there_has_to_be() -> None:
+    """Of several controls only some may be run."""
+    trials = _trials("stock-gso", _drops(9, 9)) + _trials("zd-gso", _drops(0, 0))
+    expectations = [parse_expectation("zd-gso.qdisc_drops == 0")]
+
+    assert judge(expectations, trials, control="stock")[0] == "invalid"
+    required = [parse_expectation("stock-gso.qdisc_drops > 0")]
+    assert judge(expectations, trials, control="stock", requires=required)[0] == "pass"

@@ -40,8 +40,19 @@ def _trial(number: int, arm: str = "stock", state: Any = "done", **changes: Any)
     return replace(trial, **changes)
 
 
+DESCRIPTION = {
+    "experiment": "exp",
+    "topology_file": "exp.yaml",
+    "topology": "",
+    "arms": ["stock"],
+    "blocks": 1,
+    "seed": 77,
+    "provenance": {},
+}
+
+
 def _store(directory: Path) -> RunStore:
-    return RunStore.create("exp", {"experiment": "exp", "arms": ["stock"]}, directory)
+    return RunStore.create("exp", DESCRIPTION, directory)
 
 
 def test_a_trial_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -80,11 +91,12 @@ def test_any_figures_and_words_come_back(
 
 def test_the_description_comes_back_and_a_broken_one_is_told(tmp_path: Path) -> None:
     store = _store(tmp_path)
-    assert store.description() == {"experiment": "exp", "arms": ["stock"]}
+    assert store.description() == DESCRIPTION
 
-    (store.directory / RUN).write_text("{", encoding="utf-8")
-    with pytest.raises(InfrastructureError, match="is not readable"):
-        store.description()
+    for broken in ("{", "[]", "{}", "7", json.dumps({**DESCRIPTION, "arms": "stock"})):
+        (store.directory / RUN).write_text(broken, encoding="utf-8")
+        with pytest.raises(InfrastructureError, match="is not readable"):
+            store.description()
 
 
 def test_raw_records_hold_everything_and_any_gzip_reader_reads_them(tmp_path: Path) -> None:
@@ -212,7 +224,8 @@ def test_runs_are_found_by_name_part_directory_or_as_the_newest(home: Path) -> N
     assert find_run("two").name == "20260102T000000-two-bb"
     assert find_run("20260101T000000-one-aa").name == "20260101T000000-one-aa"
     assert find_run(str(home / "20260101T000000-one-aa")).directory == home / "20260101T000000-one-aa"
-    for name, problem in (("one", "2 runs match"), ("three", "there is no run"), ("./x", "is not the directory")):
+    assert find_run("one").name == "20260103T000000-one-cc"
+    for name, problem in (("three", "there is no run"), ("./x", "is not the directory")):
         with pytest.raises(UsageError, match=problem):
             find_run(name)
 
@@ -247,6 +260,7 @@ def test_the_document_has_these_keys_and_no_others() -> None:
                 "retransmits": [2, None],
                 "throughput_bps": [150_000_000, None],
                 "jain_index": [0.5, None],
+                "errors": [],
                 "failed_trials": 0,
             },
             "deep": {
@@ -254,6 +268,8 @@ def test_the_document_has_these_keys_and_no_others() -> None:
                 "qdisc_drops": [0],
                 "retransmits": [1],
                 "throughput_bps": [2.5],
+                "jain_index": [None],
+                "errors": ["x"],
                 "failed_trials": 1,
             },
         },
@@ -301,3 +317,20 @@ def test_means_are_over_finished_trials_that_have_the_figure() -> None:
         "jain_index": 0.5,
     }
     assert mean_figures(_outcome(), "deep") == {"qdisc_drops": 0, "retransmits": 1, "throughput_bps": 2.5}
+
+
+def test_an_arm_whose_trials_all_failed_has_empty_lists_and_reasons() -> None:
+    trials = tuple(_trial(n, state="failed", error="panic", figures={}, accelerators=()) for n in (0, 1))
+
+    found = document(Outcome("exp", "invalid", (), ("stock",), trials))
+
+    # Nobody came so far as to say what the guests ran on.
+    assert found["accelerator"] is None
+    assert found["arms"]["stock"] == {
+        "trials": 0,
+        "qdisc_drops": [],
+        "retransmits": [],
+        "throughput_bps": [],
+        "errors": ["panic", "panic"],
+        "failed_trials": 2,
+    }

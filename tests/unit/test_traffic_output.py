@@ -179,6 +179,7 @@ def test_a_streams_result_is_what_the_server_read() -> None:
     assert (result.transactions_per_second, result.latency) == (None, None)
     assert (result.flows, result.flows_connected, result.flows_without_data, result.flows_reset) == (4, 4, 0, 0)
     assert result.flow_rates.sum() == pytest.approx(result.throughput_bps, rel=1e-5)
+    assert result.counted == (3798.149488121, 3798.649579132)
 
 
 def test_a_stream_backwards_is_what_the_client_read() -> None:
@@ -198,6 +199,7 @@ def test_requests_result_is_what_the_client_felt() -> None:
     assert result.latency.percentiles[99] == 0.000056448
     assert result.jain_index == pytest.approx(0.993853, abs=1e-6)
     assert result.flow_rates.sum() == pytest.approx(125293, rel=1e-3)
+    assert result.counted == (3798.656221353, 3799.156535657)
 
 
 def test_samples_alone_serve_as_sums() -> None:

@@ -58,11 +58,6 @@ class Trial:
     raw: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
 
-    @property
-    def limit_reached(self) -> bool:
-        """Whether a queue was full, or a qdisc dropped."""
-        return self.full()
-
     def full(self, node: str | None = None) -> bool:
         """Tell whether a queue was full, or a qdisc dropped, of one node when it is named."""
         figures = self.figures if node is None else self.nodes.get(node, {})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -14,6 +15,7 @@ from zdlab.experiment.model import Clock, Outcome, Slot, Trial
 from zdlab.experiment.schedule import schedule
 from zdlab.experiment.trial import ArmSetup, run_trial
 from zdlab.experiment.verdict import judge
+from zdlab.lab.registry import NAME_LENGTH
 from zdlab.lab.request import AcceleratorRequest
 from zdlab.lab.resources import located
 from zdlab.topology.expectations import parse_expectation
@@ -60,8 +62,8 @@ class Report(Protocol):
         """Take a phase, and about how many seconds the whole run may still take."""
 
 
-#: Runs trials and yields them as they end, in whatever order that is.
-Conductor = Callable[[Sequence[Slot], Report], Iterator[Trial]]
+#: Runs trials and yields them as they end, in whatever order that is; closing it ends what is under way.
+Conductor = Callable[[Sequence[Slot], Report], Generator[Trial, None, None]]
 
 
 class TrialSink(Protocol):
@@ -111,18 +113,25 @@ def run_experiment(
     done = 0
 
     def left(guess: float | None = None) -> float | None:
-        return (time.monotonic() - begun) / done * (len(waiting) - done) if done else guess
+        return (time.monotonic() - begun) / done * (len(waiting) - done) if done and guess is None else guess
 
     def report(slot: Slot, phase: str, guess: float | None = None) -> None:
         progress(Event(slot, phase, before + done, len(slots), left(guess)))
 
-    for trial in conduct(waiting, report):
-        sink.add(trial)
-        done += 1
-        progress(Event(trial.slot, "finished", before + done, len(slots), left(), trial))
-        if trial.kept_lab is not None:
-            return replace(judge_experiment(source, arms, sink.finished()), kept_lab=trial.kept_lab)
+    with closing(conduct(waiting, report)) as trials:
+        for trial in trials:
+            sink.add(trial)
+            done += 1
+            progress(Event(trial.slot, "finished", before + done, len(slots), left(), trial))
+            if trial.kept_lab is not None:
+                return replace(judge_experiment(source, arms, sink.finished()), kept_lab=trial.kept_lab)
     return judge_experiment(source, arms, sink.finished())
+
+
+def trial_lab(experiment: str, slot: Slot, pid: int) -> str:
+    """Return the name of a trial's lab, which no other one has: where it is too long, experiment and arm give way."""
+    own = f".{slot.number}.{pid}"
+    return f"{experiment}.{slot.arm}"[: NAME_LENGTH - len(own)] + own
 
 
 def one_by_one(source: TopologyFile, setups: Mapping[str, ArmSetup], options: Options) -> Conductor:
@@ -131,13 +140,13 @@ def one_by_one(source: TopologyFile, setups: Mapping[str, ArmSetup], options: Op
     :param setups: by arm, for every arm that is run.
     """
 
-    def conduct(slots: Sequence[Slot], report: Report) -> Iterator[Trial]:
+    def conduct(slots: Sequence[Slot], report: Report) -> Generator[Trial, None, None]:
         for slot in slots:
             with located(source, slot.arm):
                 yield run_trial(
                     slot,
                     setups[slot.arm],
-                    lab_name=f"{source.name}.{slot.arm}.{slot.number}.{os.getpid()}"[:63],
+                    lab_name=trial_lab(source.name, slot, os.getpid()),
                     topology=source.file,
                     accelerator=options.accelerator,
                     keep_on_failure=options.keep_on_failure,
@@ -148,8 +157,10 @@ def one_by_one(source: TopologyFile, setups: Mapping[str, ArmSetup], options: Op
 
 
 def judge_experiment(source: TopologyFile, arms: Sequence[str], trials: Sequence[Trial]) -> Outcome:
-    """Return the outcome of trials; expectations about arms that were not run are left out."""
-    expectations = [parse_expectation(text) for text in source.base.expectations]
-    asked = [item for item in expectations if all(figure.arm in arms for figure in item.figures())]
-    verdict, answers = judge(asked, trials, control=source.base.control_arm())
+    """Return the outcome of trials; what is required or expected of arms that were not run is left out."""
+    required, asked = (
+        [item for item in map(parse_expectation, texts) if all(figure.arm in arms for figure in item.figures())]
+        for texts in (source.base.requires, source.base.expectations)
+    )
+    verdict, answers = judge(asked, trials, control=source.base.control_arm(), requires=required)
     return Outcome(source.name, verdict, answers, tuple(arms), tuple(trials))

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import zdlab
 from zdlab.experiment.run import Options
 from zdlab.experiment.trial import ArmSetup
-from zdlab.experiment.workloads import GUEST_TOOLS
 from zdlab.guest.kernels import KernelFile
 from zdlab.guest.qemu.command import PROGRAM
-from zdlab.lab.resources import boot_files
+from zdlab.lab.resources import boot_files, check_open_files
 from zdlab.plan.build import build_plan
+from zdlab.topology.arguments import own_flags
 from zdlab.topology.loader import TopologyFile
-from zdlab.traffic import TrafficTools, traffic_tools
+from zdlab.traffic import TrafficTools, guest_programs, traffic_tools
 
 
-def guest_programs(tools: TrafficTools) -> dict[str, Path]:
-    """Return the traffic tools by their path in a guest."""
-    return {str(GUEST_TOOLS / name): tools.program(name) for name in tools.sha256}
+def tools_for(source: TopologyFile, arms: Sequence[str], neper_dir: Path | None) -> TrafficTools:
+    """Return the traffic tools for arms: neper's, where the user has it and it has all the flags these ask for.
+
+    :raises UsageError: when ``neper_dir`` lacks a program, or neper a flag.
+    :raises ZdlabError: when ours cannot be compiled.
+    """
+    workloads = [workload for arm in arms for workload in source.arm(arm).workloads.values()]
+    return traffic_tools(neper_dir, own_flags={flag for workload in workloads for flag in own_flags(workload.args)})
 
 
 def prepare_arms(
@@ -40,12 +47,13 @@ def prepare_arms(
 
     :raises ZdlabError: when a kernel, the image or the traffic tool is not to be had.
     """
-    tools = traffic_tools(neper_dir)
+    tools = tools_for(source, arms, neper_dir)
     setups: dict[str, ArmSetup] = {}
     kernels: dict[str, KernelFile] = {}
     image_hash = ""
     for arm in arms:
         plan = build_plan(source.arm(arm), source.name)
+        check_open_files(plan, source, arm=arm)
         boot, known, image = boot_files(plan, source, guest_programs(tools), arm=arm, progress=progress)
         setups[arm] = ArmSetup(plan, boot, tools)
         kernels |= {f"{arm}.{node}": kernel for node, kernel in known.items()}
@@ -84,8 +92,10 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def described(kernel: KernelFile) -> dict[str, str]:
-    """Return what is recorded of a kernel."""
-    return {"path": str(kernel.path), "sha256": kernel.sha256, "release": kernel.release}
+    """Return what is recorded of a kernel; the hash of its configuration is empty where that is not known."""
+    lines = "".join(f"{symbol}={value}\n" for symbol, value in sorted((kernel.config or {}).items()))
+    config = hashlib.sha256(lines.encode()).hexdigest() if lines else ""
+    return {"path": str(kernel.path), "sha256": kernel.sha256, "release": kernel.release, "config_sha256": config}
 
 
 def own_version() -> dict[str, str]:
@@ -105,8 +115,9 @@ def computer() -> dict[str, Any]:
 
 
 def tool_versions() -> dict[str, str]:
-    """Return what the computer's programs say of their versions, empty for those that are missing."""
-    return {"qemu": _version([PROGRAM, "--version"]), "iproute2": _version(["tc", "-V"])}
+    """Return the versions of the computer's programs, empty for those that are missing, and of what computes."""
+    libraries = {name: metadata.version(name) for name in ("numpy", "scipy")}
+    return {"qemu": _version([PROGRAM, "--version"]), "iproute2": _version(["tc", "-V"]), **libraries}
 
 
 def describe_run(

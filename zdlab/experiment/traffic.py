@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from zdlab.errors import LabError, TrafficError
+from zdlab.errors import LabError, TrafficError, ZdlabError
 from zdlab.experiment.nodes import HungError, Nodes
-from zdlab.experiment.task import End, Work
+from zdlab.experiment.task import Work
 from zdlab.lab.connection import Completed, LabProcess
 
 _LISTENING: Final = b"listening="
@@ -21,11 +22,12 @@ _POLL: Final = 0.25
 class Ended:
     """How an end of a workload ended.
 
+    :param returncode: ``None`` for one that did not end by itself.
     :param at: when, on a clock all ends of the trial share, in seconds.
     :param files: what it left behind, by path; an end that reads nothing may leave none.
     """
 
-    returncode: int
+    returncode: int | None
     stdout: bytes
     stderr: bytes
     at: float
@@ -33,50 +35,113 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Exited:
-    """A program that exited, and when, on a clock all ends of the trial share, in seconds."""
+class _Exited:
+    """A program that exited, and when."""
 
     done: Completed
     at: float
 
 
-def run_works(nodes: Nodes, works: Sequence[Work], tick: Callable[[], None]) -> dict[tuple[str, str], Exited]:
-    """Run all workloads at once and return how their ends exited, by workload and side.
+class Traffic:
+    """All workloads of a trial, run at once. Whoever makes it calls :meth:`end`."""
 
-    :param tick: called now and then while the traffic flows.
-    :raises TrafficError: when a server does not come up.
-    :raises HungError: when an end does not exit by its deadline.
-    :raises GuestError: when a machine is lost.
-    """
-    servers: dict[str, LabProcess] = {}
-    clients: dict[str, LabProcess] = {}
-    try:
+    def __init__(self, nodes: Nodes, works: Sequence[Work]) -> None:
+        self._nodes = nodes
+        self._works = {work.name: work for work in works}
+        self._servers: dict[str, LabProcess] = {}
+        self._clients: dict[str, LabProcess] = {}
+        self._exited: dict[tuple[str, str], _Exited] = {}
+
+    def run(self, tick: Callable[[], None]) -> None:
+        """Run all workloads until both ends of each have exited.
+
+        :param tick: called now and then while the traffic flows.
+        :raises TrafficError: when a server does not come up, or an end fails: the other might wait for it for long.
+        :raises HungError: when nothing moves, or an end does not exit by its deadline.
+        :raises GuestError: when a machine is lost.
+        """
+        works = self._works.values()
         for work in works:
-            servers[work.name] = nodes.spawn(work.server.node, work.server.argv)
+            self._servers[work.name] = self._nodes.spawn(work.server.node, work.server.argv)
         for work in works:
             if work.announced:
-                _await_listening(work, servers[work.name])
+                _await_listening(work, self._servers[work.name])
         begun = time.monotonic()
-        for work in sorted(works, key=lambda item: item.start):
-            while (left := begun + work.start - time.monotonic()) > 0:
-                time.sleep(min(left, _POLL))
-                tick()
-            clients[work.name] = nodes.spawn(work.client.node, work.client.argv)
-        return _await_all(works, clients, servers, tick)
-    finally:
-        for process in (*clients.values(), *servers.values()):
+        try:
+            for work in sorted(works, key=lambda item: item.start):
+                while (left := begun + work.start - time.monotonic()) > 0:
+                    time.sleep(min(left, _POLL))
+                    tick()
+                self._clients[work.name] = self._nodes.spawn(work.client.node, work.client.argv)
+            self._await_all(tick)
+        except HungError as error:
+            raise HungError(error.message + self._complaints(), hint=error.hint) from None
+
+    def ends(self) -> list[tuple[str, str]]:
+        """Return the ends that were started, by workload and side."""
+        return [
+            (name, side)
+            for name in self._works
+            for side, started in (("client", self._clients), ("server", self._servers))
+            if name in started
+        ]
+
+    def collect(self, nodes: Nodes, name: str, side: str) -> Ended:
+        """Return how an end exited, with what it left behind."""
+        work, exited = self._works[name], self._exited[name, side]
+        end = work.client if side == "client" else work.server
+        files = {}
+        for path in end.files:
+            try:
+                files[path] = nodes.get_file(end.node, path)
+            except LabError:  # an end that reads nothing writes none
+                continue
+        done = exited.done
+        return Ended(done.returncode, done.stdout, done.stderr, exited.at, files)
+
+    def left(self, name: str, side: str) -> Ended:
+        """Return what an end has said, whether it exited or not."""
+        exited = self._exited.get((name, side))
+        if exited is not None:
+            return Ended(exited.done.returncode, exited.done.stdout, exited.done.stderr, exited.at, {})
+        process = (self._clients if side == "client" else self._servers)[name]
+        # Takes what has arrived meanwhile.
+        with contextlib.suppress(TimeoutError, ZdlabError):
+            process.wait(0)
+        return Ended(process.returncode, *process.output(), time.monotonic(), {})
+
+    def end(self) -> None:
+        """End what still runs."""
+        for process in (*self._clients.values(), *self._servers.values()):
             process.kill()
 
+    def _await_all(self, tick: Callable[[], None]) -> None:
+        """Wait until both ends of every workload have exited, and note when each did."""
+        waiting: dict[tuple[str, str], LabProcess] = {}
+        deadlines: dict[str, float] = {}
+        for name, work in self._works.items():
+            waiting |= {(name, "client"): self._clients[name], (name, "server"): self._servers[name]}
+            deadlines[name] = time.monotonic() + work.deadline
+        while waiting:
+            for (name, side), process in list(waiting.items()):
+                try:
+                    done = process.wait(_POLL / len(waiting))
+                except TimeoutError:
+                    if time.monotonic() > deadlines[name]:
+                        raise HungError(f"the {side} of {name} did not end: its traffic hangs") from None
+                    continue
+                self._exited[name, side] = _Exited(done, time.monotonic())
+                del waiting[name, side]
+                if done.returncode != 0:
+                    raise _failure(name, side, done)
+            tick()
 
-def collect(
-    nodes: Nodes, works: Sequence[Work], exited: Mapping[tuple[str, str], Exited]
-) -> dict[tuple[str, str], Ended]:
-    """Fetch what the ends of all workloads left behind."""
-    return {
-        (work.name, side): _collected(nodes, end, exited[work.name, side])
-        for work in works
-        for side, end in (("client", work.client), ("server", work.server))
-    }
+    def _complaints(self) -> str:
+        """Return the last words of every client, when there are any."""
+        said = {name: self.left(name, "client").stderr.decode("utf-8", "replace").strip() for name in self._clients}
+        return "".join(
+            f"; the client of {name} said: {words.splitlines()[-1]}" for name, words in said.items() if words
+        )
 
 
 def _await_listening(work: Work, server: LabProcess) -> None:
@@ -88,43 +153,10 @@ def _await_listening(work: Work, server: LabProcess) -> None:
             if time.monotonic() > deadline:
                 raise HungError(f"the server of {work.name} did not listen within {_LISTEN_SECONDS:g} s") from None
             continue
-        said = done.stderr.decode("utf-8", "replace").strip()
-        raise TrafficError(f"the server of {work.name} ended with status {done.returncode}: {said}")
+        raise _failure(work.name, "server", done)
 
 
-def _await_all(
-    works: Sequence[Work],
-    clients: Mapping[str, LabProcess],
-    servers: Mapping[str, LabProcess],
-    tick: Callable[[], None],
-) -> dict[tuple[str, str], Exited]:
-    """Wait until both ends of every workload have ended, and note when each did."""
-    waiting: dict[tuple[str, str], LabProcess] = {}
-    deadlines: dict[str, float] = {}
-    for work in works:
-        waiting |= {(work.name, "client"): clients[work.name], (work.name, "server"): servers[work.name]}
-        deadlines[work.name] = time.monotonic() + work.deadline
-    exited: dict[tuple[str, str], Exited] = {}
-    while waiting:
-        for (name, side), process in list(waiting.items()):
-            try:
-                done = process.wait(_POLL / len(waiting))
-            except TimeoutError:
-                if time.monotonic() > deadlines[name]:
-                    raise HungError(f"the {side} of {name} did not end: its traffic hangs") from None
-                continue
-            exited[name, side] = Exited(done, time.monotonic())
-            del waiting[name, side]
-        tick()
-    return exited
-
-
-def _collected(nodes: Nodes, end: End, exited: Exited) -> Ended:
-    files = {}
-    for path in end.files:
-        try:
-            files[path] = nodes.get_file(end.node, path)
-        except LabError:  # an end that reads nothing writes none
-            continue
-    done = exited.done
-    return Ended(done.returncode, done.stdout, done.stderr, exited.at, files)
+def _failure(name: str, side: str, done: Completed) -> TrafficError:
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+    return TrafficError(f"the {side} of {name} ended with {how}: {lines[-1] if lines else 'it said nothing'}")

@@ -23,6 +23,8 @@ _COMPARE: Final[Mapping[str, Callable[[float, float], bool]]] = {
 _NEEDS_PRESSURE: Final = frozenset(
     {"qdisc_drops", "qdisc_drops_per_gb", "retransmits", "retransmits_per_gb", "timeouts", "socket_drops"}
 )
+#: Of a node, what only a queue of that very node makes.
+_OF_OWN_QUEUES: Final = frozenset({"qdisc_drops"})
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,27 @@ class _Compared:
 
 
 def judge(
-    expectations: Sequence[Expectation], trials: Sequence[Trial], *, control: str | None
+    expectations: Sequence[Expectation],
+    trials: Sequence[Trial],
+    *,
+    control: str | None,
+    requires: Sequence[Expectation] = (),
 ) -> tuple[Verdict, tuple[Answer, ...]]:
     """Answer every expectation, and all of them together.
 
     :param control: the arm in which the problem must have shown.
+    :param requires: bounds that must hold in every trial, or no answer can be given.
     """
+    # Drops that are required show the problem: nothing else needs to.
+    pressed = any(required.left.metric in _NEEDS_PRESSURE for required in requires)
+    missed = next(filter(None, (_missed(required, trials) for required in requires)), "")
     answers: dict[int, Answer] = {}
     needed = needed_blocks(sum(1 for expectation in expectations if expectation.right is not None))
     waiting: list[_Compared] = []
     for index, expectation in enumerate(expectations):
-        problem = _invalid(expectation, trials, control)
+        problem = _invalid(expectation, trials) or missed
+        if not problem and not pressed and _rests_on_absence(expectation, trials):
+            problem = next(filter(None, (_idle(figure, trials, control) for figure in expectation.figures())), "")
         if problem:
             answers[index] = Answer(expectation.text, "invalid", problem)
         elif expectation.right is None:
@@ -59,7 +71,11 @@ def judge(
     for item, p in zip(waiting, adjusted, strict=True):
         answers[item.index] = _compared(expectations[item.index], item.comparison, p, trials)
     ordered = tuple(answers[index] for index in range(len(expectations)))
-    return overall([answer.verdict for answer in ordered]), ordered
+    verdicts = [answer.verdict for answer in ordered]
+    if missed or any(trial.state != "done" for trial in trials):
+        # Whatever was asked: not all that was to be run was, or what was run showed nothing.
+        verdicts.append("invalid")
+    return overall(verdicts), ordered
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
@@ -70,7 +86,7 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
     return "pass" if verdicts else "inconclusive"
 
 
-def _invalid(expectation: Expectation, trials: Sequence[Trial], control: str | None) -> str:
+def _invalid(expectation: Expectation, trials: Sequence[Trial]) -> str:
     """Return why the trials could not have shown anything about an expectation, empty when they could."""
     arms = {figure.arm for figure in expectation.figures()}
     for arm in arms:
@@ -88,14 +104,48 @@ def _invalid(expectation: Expectation, trials: Sequence[Trial], control: str | N
         for figure in expectation.figures():
             if figure.arm == arm and any(_value(figure, trial) is None for trial in of_arm):
                 return f"{figure.metric} was not measured in every trial of {arm}"
-    pressed = any(figure.metric in _NEEDS_PRESSURE for figure in expectation.figures())
-    controls = [trial for trial in trials if trial.slot.arm == control and trial.state == "done"]
-    if pressed and controls and not any(trial.limit_reached for trial in controls):
-        return (
-            f"no queue of the control arm {control} was ever full in {len(controls)} trials: "
-            "the traffic could not have shown drops"
-        )
     return ""
+
+
+def _missed(required: Expectation, trials: Sequence[Trial]) -> str:
+    """Return how finished trials miss what is required of them, empty when none does."""
+    answer = _bound(required, trials)
+    return f"{required.text} is required, and {answer.reason}" if answer.verdict == "fail" else ""
+
+
+def _rests_on_absence(expectation: Expectation, trials: Sequence[Trial]) -> bool:
+    """Tell whether the answer rests on something that did not happen: only then it might not have been able to.
+
+    A drop that was counted needs no control, whether it was wished for or not.
+    """
+    if expectation.bound is None:
+        return True
+    holds = _COMPARE[expectation.operator]
+    held = all(holds(value, expectation.bound) for value in _of(expectation.left, trials).values())
+    return held == (expectation.operator in {"==", "<=", "<"})
+
+
+def _idle(figure: Figure, trials: Sequence[Trial], control: str | None) -> str:
+    """Return why the traffic may not have pressed the queues a figure depends on, empty when it has.
+
+    The control arm tells, in each of its trials: a queue that never drops may never be full either.
+    """
+    if figure.metric not in _NEEDS_PRESSURE:
+        return ""
+    controls = [trial for trial in trials if trial.slot.arm == control and trial.state == "done"]
+    if not controls:
+        if any(trial.slot.arm == control for trial in trials):
+            return f"no trial of the control arm {control} was finished"
+        return f"the control arm {control} was not run"
+    node = figure.node if figure.metric in _OF_OWN_QUEUES else None
+    idle = sum(1 for trial in controls if not trial.full(node))
+    if not idle:
+        return ""
+    queue = "no queue" + (f" of {node}" if node else "")
+    return (
+        f"{queue} was full in {idle} of {len(controls)} trials of the control arm {control}: "
+        "the traffic could not have shown drops"
+    )
 
 
 def _value(figure: Figure, trial: Trial) -> float | None:
@@ -126,7 +176,7 @@ def _bound(expectation: Expectation, trials: Sequence[Trial]) -> Answer:
         )
     metric = METRICS[expectation.left.metric]
     reason = f"holds in all {len(values)} trials"
-    if metric.count and bound == 0:
+    if metric.count and bound == 0 and expectation.operator in {"==", "<="}:  # so that all of them are zero
         packets = sum(_of(Figure(expectation.left.arm, "packets", expectation.left.node), trials).values())
         if packets:
             reason += f", {packets:g} packets; at most {rule_of_three(packets):.2g} a packet with 95 % confidence"

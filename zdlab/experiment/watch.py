@@ -6,47 +6,53 @@ The traffic tools end by themselves, but not when the lab under them stands stil
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from zdlab.experiment.nodes import HungError, Nodes
 
 #: Seconds without a packet after which traffic counts as hung. TCP's own timeouts stay below it in a short test.
 STALL_SECONDS: Final = 20.0
-#: Bytes in that time that are no traffic yet: neighbours asking for each other.
+#: The same before anything has moved: a client tries for 30 s to reach its server, and then says itself what is wrong.
+SILENCE_SECONDS: Final = 40.0
+#: Bytes in either time that are no traffic: neighbours asking for each other, and at first attempts to connect.
 _NOISE: Final = 2_000
+_FIRST_NOISE: Final = 10_000
 _LOOK_SECONDS: Final = 1.0
 
 
 class Stall:
     """Tells when a number that should grow does not any more.
 
-    :param seconds: how long it may stand still.
+    :param total: the number at the beginning.
     """
 
-    def __init__(self, seconds: float, now: float) -> None:
-        self.seconds = seconds
+    def __init__(self, total: int, now: float) -> None:
+        self._mark = total
         self._since = now
-        self._mark: int | None = None
+        self._noise = _FIRST_NOISE
+        self.patience = SILENCE_SECONDS
 
     def still(self, total: int, now: float) -> bool:
         """Look at the number; tell whether it has stood still for too long."""
-        if self._mark is None or total > self._mark + _NOISE:
+        if total > self._mark + self._noise:
             self._mark, self._since = total, now
-        return now - self._since > self.seconds
+            self._noise, self.patience = _NOISE, STALL_SECONDS
+        return now - self._since > self.patience
 
 
 class Watch:
     """Looks at a lab while its traffic flows.
 
     :param watched: namespaces whose devices must move bytes.
-    :param seconds: how long none may.
+    :param before: counters of these before the traffic.
     """
 
-    def __init__(self, nodes: Nodes, watched: tuple[str, ...], seconds: float) -> None:
+    def __init__(self, nodes: Nodes, watched: tuple[str, ...], before: Mapping[str, Mapping[str, Any]]) -> None:
         self._nodes = nodes
         self._watched = watched
         now = time.monotonic()
-        self._stall = Stall(seconds, now)
+        self._stall = Stall(_moved(before[name] for name in watched), now)
         self._next = now + _LOOK_SECONDS
 
     def look(self) -> None:
@@ -62,11 +68,12 @@ class Watch:
         for node in self._nodes.status()["nodes"]:
             if node["kind"] == "machine" and node["state"] != "ready":
                 self._nodes.counters(node["name"])  # raises what is wrong, with the console's last lines
-        total = 0
-        for name in self._watched:
-            devices = self._nodes.counters(name)["devices"]
-            total += sum(device["rx_bytes"] + device["tx_bytes"] for device in devices.values())
-        if self._stall.still(total, now):
+        if self._stall.still(_moved(self._nodes.counters(name) for name in self._watched), now):
             raise HungError(
-                f"no packet moved at {', '.join(self._watched)} for {self._stall.seconds:g} s while the traffic ran"
+                f"no packet moved at {', '.join(self._watched)} for {self._stall.patience:g} s while the traffic ran"
             )
+
+
+def _moved(counters: Iterable[Mapping[str, Any]]) -> int:
+    """Return the bytes that all devices have moved."""
+    return sum(device["rx_bytes"] + device["tx_bytes"] for node in counters for device in node["devices"].values())

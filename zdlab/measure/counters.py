@@ -28,6 +28,18 @@ _SOCKET_DROPS: Final = (
     "TCPReqQFullDrop",
     "ListenDrops",
 )
+#: Counters of a kernel with zD that become figures: ``zd_`` and the name.
+_ZD: Final = (
+    "parked",
+    "resumed",
+    "refused",
+    "wakes_unused",
+    "drops_data",
+    "drops_ack",
+    "drops_syn",
+    "drops_rst",
+    "drops_other",
+)
 #: Counters the kernel keeps, or hands out, with 32 bits only: qdisc drops (struct gnet_stats_queue), packets of
 #: kernels without TCA_STATS_PKT64, a CPU's line of softnet_stat.
 _NARROW: Final = 1 << 32
@@ -40,7 +52,7 @@ _QdiscKey = tuple[str, int, int]
 class NodeDelta:
     """What a node counted during a trial.
 
-    :param values: by the names of ``zdlab.topology.metrics``.
+    :param values: by the names of ``zdlab.topology.metrics``; those of zD where the kernel has it.
     :param lost: packets lost by the place, like ``qdisc eth0 1: tbf`` or ``socket TCPBacklogDrop``; each packet
         stands at one place only, so they add up.
     :param qdisc_drops: by interface and handle, for every qdisc: a parent's hold its children's.
@@ -74,6 +86,7 @@ def node_delta(node: str, before: Snapshot, after: Snapshot) -> NodeDelta:
         "segments_sent": _tcp(node, before, after, "snmp", "Tcp", "OutSegs"),
         "timeouts": _tcp(node, before, after, "netstat", "TcpExt", "TCPTimeouts"),
         "cpu_seconds": _cpu_seconds(node, before, after),
+        **_zd(node, before["zd"], after["zd"]),
     }
     return NodeDelta(values, lost, {(key[0], key[1]): count for key, count in drops.items()})
 
@@ -156,6 +169,17 @@ def _socket_drops(node: str, before: Snapshot, after: Snapshot) -> Iterator[tupl
 def _tcp(node: str, before: Snapshot, after: Snapshot, table: str, group: str, name: str) -> int:
     old, new = (int(snapshot[table].get(group, {}).get(name, 0)) for snapshot in (before, after))
     return _since(f"{node}: {name}", old, new)
+
+
+def _zd(node: str, before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, float]:
+    """Return what zD counted: nothing on a kernel without it, whose zeros would say that it had nothing to do."""
+    values: dict[str, float] = {
+        f"zd_{name}": _since(f"{node}: {name} of zD", before.get(name, 0), after[name]) for name in _ZD if name in after
+    }
+    if "longest_park_ns" in after:
+        # The longest since the namespace was made, which is made for the trial.
+        values["zd_longest_park_s"] = after["longest_park_ns"] / 1e9
+    return values
 
 
 def _cpu_seconds(node: str, before: Snapshot, after: Snapshot) -> float:

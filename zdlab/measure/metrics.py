@@ -22,16 +22,29 @@ _SUMMED = (
 
 
 @dataclass(frozen=True)
+class Counted:
+    """When the end that reads counted what arrived, in seconds of the monotonic clock of a kernel.
+
+    :param kernel: whose clock it is.
+    """
+
+    kernel: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class TrafficFigures:
     """What a workload delivered. ``None`` where the tool does not tell.
 
     :param seconds: of the test.
-    :param ended_at: when it ended, on a clock all workloads of the trial share, in seconds.
+    :param ended_at: when its client had ended, on a clock all workloads of the trial share, in seconds.
     """
 
     tool: str
     seconds: float
     ended_at: float
+    counted: Counted | None
     bytes_delivered: int | None
     throughput_bps: float | None
     transactions_per_second: float | None
@@ -40,6 +53,7 @@ class TrafficFigures:
     latency_p99_s: float | None
     jain_index: float
     flows_without_data: int
+    longest_gap_s: float | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,7 @@ def trial_figures(
     for name, delta in deltas.items():
         longest = peaks.get(name, {}).values()
         nodes[name] = delta.values | {
+            "lost": sum(delta.lost.values()),
             "backlog_max_packets": max((peak.packets for peak in longest), default=0),
             "backlog_max_bytes": max((peak.bytes for peak in longest), default=0),
         }
@@ -77,6 +92,7 @@ def trial_figures(
     lab["cpu_seconds"] = sum(nodes[name]["cpu_seconds"] for name in outermost)
     for name in ("backlog_max_packets", "backlog_max_bytes"):
         lab[name] = max((node[name] for node in nodes.values()), default=0)
+    lab |= _zd(nodes)
     lab |= _traffic(traffic)
     delivered = lab.get("bytes_delivered", 0.0)
     if delivered > 0:
@@ -88,7 +104,17 @@ def trial_figures(
         for place, count in delta.lost.items()
         if place != "softnet" or node in kernels
     }
+    lab["lost"] = sum(lost.values())
     return TrialFigures(lab, nodes, lost)
+
+
+def _zd(nodes: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Join what zD counted in those nodes whose kernel has it."""
+    names = dict.fromkeys(name for node in nodes.values() for name in node if name.startswith("zd_"))
+    return {
+        name: (max if name.endswith("_s") else sum)(node[name] for node in nodes.values() if name in node)
+        for name in names
+    }
 
 
 def instruction_figures(started: Mapping[str, int], stopped: Mapping[str, int], delivered: float) -> dict[str, float]:
@@ -103,7 +129,7 @@ def instruction_figures(started: Mapping[str, int], stopped: Mapping[str, int], 
 
 
 def _traffic(workloads: Sequence[TrafficFigures]) -> dict[str, float]:
-    """Join the workloads: rates and bytes add up, latency and fairness are the worst of them."""
+    """Join the workloads: rates and bytes add up, latency, gaps and fairness are the worst of them."""
     figures: dict[str, float] = {}
     delivered = [work.bytes_delivered for work in workloads]
     if delivered and None not in delivered:
@@ -117,7 +143,7 @@ def _traffic(workloads: Sequence[TrafficFigures]) -> dict[str, float]:
     requests = [work.transactions_per_second for work in workloads if work.transactions_per_second is not None]
     if requests:
         figures["transactions_per_second"] = sum(requests)
-    for name in ("latency_mean_s", "latency_p50_s", "latency_p99_s"):
+    for name in ("latency_mean_s", "latency_p50_s", "latency_p99_s", "longest_gap_s"):
         known = [value for work in workloads if (value := getattr(work, name)) is not None]
         if known:
             figures[name] = max(known)
@@ -133,5 +159,16 @@ def _joint_throughput(bulk: Sequence[TrafficFigures]) -> float:
     """
     if len(bulk) == 1:
         return bulk[0].throughput_bps or 0.0
-    span = max(work.ended_at for work in bulk) - min(work.ended_at - work.seconds for work in bulk)
-    return 8 * sum(work.bytes_delivered or 0 for work in bulk) / span
+    return 8 * sum(work.bytes_delivered or 0 for work in bulk) / _span(bulk)
+
+
+def _span(bulk: Sequence[TrafficFigures]) -> float:
+    """Return the seconds from the first workload's beginning to the last one's end.
+
+    The ends that read know them, but their clocks can only be compared on one kernel. Elsewhere it is when the clients
+    ended, which takes longer: the tools then exchange results over the same crowded link.
+    """
+    counted = [work.counted for work in bulk if work.counted]
+    if len(counted) == len(bulk) and len({one.kernel for one in counted}) == 1:
+        return max(one.end for one in counted) - min(one.start for one in counted)
+    return max(work.ended_at for work in bulk) - min(work.ended_at - work.seconds for work in bulk)

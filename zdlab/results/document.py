@@ -10,30 +10,40 @@ from typing import Any
 from zdlab.experiment.model import Outcome, Trial
 from zdlab.topology.metrics import METRICS
 
+#: Metrics every arm has a list of, if an empty one.
+_ALWAYS = ("qdisc_drops", "retransmits", "throughput_bps")
+
 
 def document(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as ``zdlab run -o json`` prints it: a list of per-trial values for each metric."""
-    accelerators = sorted({name for trial in outcome.trials for name in trial.accelerators})
+    known = [name for name in METRICS if name in _ALWAYS or any(name in trial.figures for trial in outcome.trials)]
     arms: dict[str, Any] = {}
     for arm in outcome.arms:
         trials = outcome.of(arm)
         values: dict[str, Any] = {"trials": len(trials)}
-        for name in METRICS:
-            if any(name in trial.figures for trial in trials):
-                values[name] = [_number(trial.figures.get(name)) for trial in trials]
-        values["failed_trials"] = sum(1 for t in outcome.trials if t.slot.arm == arm and t.state != "done")
+        for name in known:
+            values[name] = [_number(trial.figures.get(name)) for trial in trials]
+        values["errors"] = [t.error for t in outcome.trials if t.slot.arm == arm and t.state != "done"]
+        values["failed_trials"] = len(values["errors"])
         arms[arm] = values
     return {
         "experiment": outcome.experiment,
         "verdict": outcome.verdict,
         "clock": outcome.clock,
         **_virtual(outcome),
-        "accelerator": accelerators[0] if len(accelerators) == 1 else ",".join(accelerators) or "none",
+        "accelerator": guests_on(outcome),
         "expectations": [
             {"text": answer.text, "verdict": answer.verdict, "reason": answer.reason} for answer in outcome.answers
         ],
         "arms": arms,
     }
+
+
+def guests_on(outcome: Outcome) -> str | None:
+    """Return what guests ran on, ``none`` where there were none; ``None`` where no trial came so far as to tell."""
+    names = sorted({name for trial in outcome.trials for name in trial.accelerators})
+    untold = not names and any(trial.state != "done" for trial in outcome.trials)
+    return None if untold else ",".join(names) or "none"
 
 
 def _virtual(outcome: Outcome) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import secrets
+import shutil
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,16 @@ RUN: Final = "run.json"
 TRIALS: Final = "trials.jsonl.gz"
 DATABASE: Final = "results.sqlite"
 
+#: What the description of any run has.
+_NEEDED: Final = {
+    "experiment": str,
+    "topology_file": str,
+    "topology": str,
+    "arms": list,
+    "blocks": int,
+    "seed": int,
+    "provenance": dict,
+}
 #: What a gzip member begins with here: no name, no time (RFC 1952).
 _MEMBER: Final = bytes.fromhex("1f8b080000000000")
 _PIECE: Final = 1 << 16
@@ -74,6 +85,9 @@ class RunStore:
             (directory / RUN).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
             with store._database() as database:
                 database.executescript(_SCHEMA)
+        except (NotADirectoryError, PermissionError) as error:
+            problem = f"cannot write the results in {directory}: {error.strerror}"
+            raise InfrastructureError(problem, hint="name another directory with --results") from error
         except (OSError, sqlite3.Error) as error:
             raise _unwritable(directory, error) from error
         return store
@@ -89,10 +103,14 @@ class RunStore:
         :raises InfrastructureError: when it is not readable.
         """
         try:
-            found: dict[str, Any] = json.loads((self.directory / RUN).read_text(encoding="utf-8"))
+            found = json.loads((self.directory / RUN).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InfrastructureError(f"the run {self.name} is not readable: {error}") from error
-        return found
+        values = found if isinstance(found, dict) else {}
+        for key, kind in _NEEDED.items():
+            if not isinstance(values.get(key), kind):
+                raise InfrastructureError(f"the run {self.name} is not readable: {RUN} has no {key} as runs have it")
+        return values
 
     def amend(self, **values: Any) -> None:
         """Add to what is recorded of the run.
@@ -123,6 +141,8 @@ class RunStore:
 
     def _write_files(self, trial: Trial) -> None:
         directory = self.directory / f"{trial.slot.number:04}-{trial.slot.arm}"
+        if directory.exists():  # the trial failed before, and was run again
+            shutil.rmtree(directory)
         if trial.files:
             directory.mkdir(mode=0o700, exist_ok=True)
         for name, data in trial.files.items():
@@ -268,9 +288,9 @@ def list_runs() -> list[RunStore]:
 
 
 def find_run(name: str | None) -> RunStore:
-    """Return a run by name, by an unambiguous part of it, by its directory, or the newest.
+    """Return a run by name or its directory, or the newest, of those with a part of their name when one is given.
 
-    :raises UsageError: when there is none, or several.
+    :raises UsageError: when there is none.
     """
     if name is not None and "/" in name:
         path = Path(name)
@@ -283,9 +303,8 @@ def find_run(name: str | None) -> RunStore:
     if name is None:
         return runs[0]
     matching = [run for run in runs if run.name == name] or [run for run in runs if name in run.name]
-    if len(matching) != 1:
-        problem = f"{len(matching)} runs match {name!r}" if matching else f"there is no run {name!r}"
-        raise UsageError(problem, hint="zdlab results --list")
+    if not matching:
+        raise UsageError(f"there is no run {name!r}", hint="zdlab results --list")
     return matching[0]
 
 

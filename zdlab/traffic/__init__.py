@@ -1,8 +1,12 @@
-"""Generating traffic: the tools, how to start them, and what their output means."""
+"""Generating traffic: the tools, and how to start them.
+
+What their output means is the matter of :mod:`zdlab.traffic.result`: that takes numpy, for which those who only start a
+lab need not wait.
+"""
 
 from __future__ import annotations
 
-from zdlab.traffic.build import TrafficTools, traffic_tools
+from zdlab.traffic.build import GUEST_TOOLS, TrafficTools, guest_programs, traffic_tools
 from zdlab.traffic.command import (
     OutputFile,
     Side,
@@ -12,27 +16,17 @@ from zdlab.traffic.command import (
     assign_ports,
     traffic_commands,
 )
-from zdlab.traffic.flows import FlowTable, parse_flow_summary, parse_samples
-from zdlab.traffic.parse import Latency, TrafficReport, parse_report
-from zdlab.traffic.result import Finished, TrafficResult, traffic_result
 
 __all__ = [
-    "Finished",
-    "FlowTable",
-    "Latency",
+    "GUEST_TOOLS",
     "OutputFile",
     "Side",
     "TrafficCommand",
     "TrafficCommands",
-    "TrafficReport",
-    "TrafficResult",
     "TrafficSpec",
     "TrafficTools",
     "assign_ports",
-    "parse_flow_summary",
-    "parse_report",
-    "parse_samples",
+    "guest_programs",
     "traffic_commands",
-    "traffic_result",
     "traffic_tools",
 ]

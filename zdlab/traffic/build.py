@@ -11,17 +11,20 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal
 
 from filelock import FileLock
 
-from zdlab.errors import MissingToolError, TrafficError
+from zdlab.errors import MissingToolError, TrafficError, UsageError
 from zdlab.paths import cache_dir, images_dir
 
 PROGRAMS = ("tcp_stream", "tcp_rr")
+
+#: Where a guest's image has them.
+GUEST_TOOLS: Final = PurePosixPath("/usr/bin")
 
 Origin = Literal["zdlab", "neper"]
 
@@ -53,23 +56,39 @@ class TrafficTools:
         return self.directory / name
 
 
-def traffic_tools(neper_dir: Path | None = None, *, search_path: str | None = None) -> TrafficTools:
+def guest_programs(tools: TrafficTools) -> dict[str, Path]:
+    """Return the programs by their path in a guest."""
+    return {str(GUEST_TOOLS / name): tools.program(name) for name in tools.sha256}
+
+
+def traffic_tools(
+    neper_dir: Path | None = None, *, own_flags: Collection[str] = (), search_path: str | None = None
+) -> TrafficTools:
     """Find neper's programs, or compile ours.
 
     :param neper_dir: a directory that must hold neper's programs.
+    :param own_flags: flags they will be given that neper does not know: it is not looked for then.
     :param search_path: directories, as in ``PATH``, to look for neper in when ``neper_dir`` is not given;
         by default the environment's ``PATH``. A directory counts when it holds both programs.
-    :raises MissingToolError: when ``neper_dir`` lacks a program, or there is no compiler.
+    :raises UsageError: when ``neper_dir`` lacks a program, or neper a flag.
+    :raises MissingToolError: when there is no compiler.
     :raises TrafficError: when our programs cannot be compiled.
     """
     if neper_dir is not None:
         missing = [name for name in PROGRAMS if not _is_program(neper_dir / name)]
         if missing:
-            raise MissingToolError(
+            raise UsageError(
                 f"{neper_dir} has no program {' and no '.join(missing)}",
                 hint="build neper there with make, or leave out --neper-dir to use zdlab's own tools",
             )
+        if own_flags:
+            raise UsageError(
+                f"neper has no {' and no '.join(sorted(own_flags))}, which a workload's args name",
+                hint="leave them out of the file, or leave out --neper-dir to use zdlab's own tools",
+            )
         return _tools(neper_dir.resolve(), "neper")
+    if own_flags:
+        return compile_tools()
     if search_path is None:
         search_path = os.environ.get("PATH", "")
     for entry in search_path.split(os.pathsep):

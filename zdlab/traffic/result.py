@@ -44,6 +44,7 @@ class TrafficResult:
     :param longest_gap: seconds of the longest standstill of any flow; ``None`` where the tool does not say.
     :param flow_rates: what each flow delivered, bit/s or transactions per second; from neper without those
         flows that delivered nothing.
+    :param reader: the end where the data arrives, or of ``tcp_rr`` the one that waits for responses.
     :param client: what the client printed.
     :param server: what the server printed.
     """
@@ -60,8 +61,17 @@ class TrafficResult:
     jain_index: float
     longest_gap: float | None
     flow_rates: Numbers
+    reader: Side
     client: TrafficReport
     server: TrafficReport
+
+    @property
+    def counted(self) -> tuple[float, float] | None:
+        """When the reading end counted, on its node's monotonic clock; ``None`` where the tool does not say."""
+        report = self.client if self.reader == "client" else self.server
+        if report.seconds is None or report.time_start is None or report.time_end is None:
+            return None
+        return report.time_start, report.time_end
 
 
 def check_ended_well(tool: Tool, side: Side, finished: Finished) -> None:
@@ -129,6 +139,7 @@ def traffic_result(spec: TrafficSpec, *, client: Finished, server: Finished) -> 
         jain_index=table.jain_index(spec.flows),
         longest_gap=report.longest_gap,
         flow_rates=table.rates(report.seconds or spec.seconds) * (1 if rr else 8),
+        reader=reader,
         client=reports["client"],
         server=reports["server"],
     )

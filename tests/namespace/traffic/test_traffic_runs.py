@@ -144,8 +144,8 @@ def test_samples_are_cumulative_and_end_at_the_total(traffic: TrafficRun) -> Non
     assert parse_samples(texts["samples"], amount="bytes_read").amount.sum() == totals.amount.sum()
     header, *rows = (line.split(",") for line in texts["samples"].splitlines())
     assert header[:4] == ["tid", "flow_id", "time", "bytes_read"]
-    # Of each flow as many; on a busy computer ticks may be missed.
-    assert len(rows) % 4 == 0
+    # Of each flow of a thread as many; on a busy computer either thread may miss ticks.
+    assert len(rows) % 2 == 0
     assert 2 * 4 <= len(rows) <= 10 * 4
     times = [float(row[2]) for row in rows]
     assert times == sorted(times)
