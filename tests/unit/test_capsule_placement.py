@@ -10,6 +10,7 @@ import pytest
 from zdlab.experiment.model import Slot
 from zdlab.experiment.task import Task
 from zdlab.experiment.trial import ArmSetup, prepare_task
+from zdlab.experiment.workloads import workload_seed
 from zdlab.plan.build import build_plan
 from zdlab.plan.capsule import PlacementError, place
 from zdlab.plan.operations import MakeTap, MakeVeth, StartMachine
@@ -148,4 +149,30 @@ def test_a_task_survives_json(text: str) -> None:
     task, _ = prepare_task(Slot(3, 1, "x", 77), ArmSetup(plan, {}, tools))
 
     assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
-    assert any("--seed=77" in word for work in task.works for word in work.client.argv)
+
+
+def _seeds(arm: str, *names: str) -> dict[str, str]:
+    """Return the seed in the command line of each of these workloads; both ends have the same."""
+    listed = ", ".join(f"{name}: {{tool: tcp_rr, from: a, to: b}}" for name in names)
+    plan = build_plan(place(parse_topology(f"{_NESTED}workloads: {{{listed}}}").base).topology, "t")
+    tools = TrafficTools(directory=Path("/usr/bin"), origin="zdlab", sha256={})
+    task, _ = prepare_task(Slot(3, 1, arm, 77), ArmSetup(plan, {}, tools))
+    found = {}
+    for work in task.works:
+        (client,), (server,) = (
+            [word.removeprefix("--seed=") for word in end.argv if word.startswith("--seed=")]
+            for end in (work.client, work.server)
+        )
+        assert client == server
+        found[work.name] = client
+    return found
+
+
+def test_a_workloads_seed_follows_from_the_blocks_and_its_name_alone() -> None:
+    """Workloads do not begin in step, and each does the same in every arm, whatever else flows."""
+    both = _seeds("stock", "one", "two")
+
+    assert both["one"] != both["two"]
+    assert _seeds("zd", "two", "one") == both
+    assert _seeds("zd", "two") == {"two": both["two"]}
+    assert (int(both["one"]), workload_seed(78, "one")) == (1205578571, 3221307525)

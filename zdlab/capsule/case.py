@@ -9,15 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from zdlab.capsule.machine import CapsuleSpec, Report, run_capsule
+from zdlab.capsule.machine import CapsuleSpec, Report, capsule_command, run_capsule
 from zdlab.capsule.scratch import scratch
-from zdlab.capsule.wire import REQUEST, WireError, unpacked
-from zdlab.errors import GuestError, InfrastructureError
+from zdlab.capsule.wire import REQUEST, WireError, packed, unpacked
+from zdlab.errors import GuestError, GuestHungError, InfrastructureError
 from zdlab.experiment.task import Task
 from zdlab.guest.image import cpio
 
 #: Changes whenever a case written before would not be run the same way.
-FORMAT: Final = 1
+FORMAT: Final = 2
+#: MiB; no computer has more.
+_MOST_MEMORY: Final = 1 << 20
+#: What plain values that are not what they should be are noticed by.
+NONSENSE: Final = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Case:
     :param qemu: what QEMU says of its version.
     :param memory_mib: of the capsule.
     :param append: further words of the kernel's command line.
+    :param command: QEMU's arguments, with words in capitals in place of paths; they are compared, never run.
     :param task: as :meth:`Task.to_json` writes it.
     :param boot: what the capsule's guests boot from: paths in its image, and the kernel's release.
     """
@@ -40,13 +45,20 @@ class Case:
     memory_mib: int
     seed: int
     append: tuple[str, ...]
+    command: tuple[str, ...]
     task: Mapping[str, Any]
     boot: Mapping[str, tuple[str, str, str]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the case as plain values."""
         boot = {name: list(files) for name, files in self.boot.items()}
-        return {"format": FORMAT, **asdict(self), "append": list(self.append), "boot": boot}
+        return {
+            "format": FORMAT,
+            **asdict(self),
+            "append": list(self.append),
+            "command": list(self.command),
+            "boot": boot,
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> Case:
@@ -59,33 +71,48 @@ class Case:
                 raise ValueError(f"its format is {value['format']!r}, not {FORMAT}")
             Task.from_json(value["task"])
             return cls(
-                kernel=_text(value["kernel"]),
-                release=_text(value["release"]),
-                image=_text(value["image"]),
-                qemu=_text(value["qemu"]),
-                memory_mib=_number(value["memory_mib"]),
-                seed=_number(value["seed"]),
-                append=tuple(map(_text, value["append"])),
+                kernel=text(value["kernel"]),
+                release=text(value["release"]),
+                image=text(value["image"]),
+                qemu=text(value["qemu"]),
+                memory_mib=natural(value["memory_mib"], _MOST_MEMORY),
+                seed=natural(value["seed"]),
+                append=tuple(map(text, value["append"])),
+                command=tuple(map(text, value["command"])),
                 task=value["task"],
-                boot={_text(name): _three(files) for name, files in value["boot"].items()},
+                boot={text(name): _three(files) for name, files in value["boot"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except NONSENSE as error:
             raise InfrastructureError(f"what decides this trial is not readable: {error}") from error
 
 
-def _text(value: Any) -> str:
+def command_of(case: Case) -> tuple[str, ...]:
+    """Return the arguments this zdlab would give QEMU for a case."""
+    spec = CapsuleSpec(Path("KERNEL"), Path("INITRD"), case.memory_mib, case.seed, case.append)
+    return tuple(capsule_command(spec, Path("DIRECTORY"), "QEMU"))
+
+
+def text(value: Any) -> str:
+    """Return a value that is a printable text of sensible length.
+
+    :raises ValueError: when it is not.
+    """
     if not isinstance(value, str) or len(value) > 4096 or not value.isprintable():
         raise ValueError(f"{str(value)[:60]!r} is no text")
     return value
 
 
 def _three(value: Any) -> tuple[str, str, str]:
-    kernel, initrd, release = map(_text, value)
+    kernel, initrd, release = map(text, value)
     return kernel, initrd, release
 
 
-def _number(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 32:
+def natural(value: Any, most: int = (1 << 32) - 1) -> int:
+    """Return a value that is a number, from 0 to the largest.
+
+    :raises ValueError: when it is not.
+    """
+    if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{str(value)[:60]!r} is no number")
     return value
 
@@ -106,6 +133,13 @@ def run_case(case: Case, kernel: Path, image: Path, report: Report) -> bytes:
     except WireError as error:
         raise GuestError(str(error), machine="capsule", hint="the capsule was killed, or the disk is full") from error
     return result
+
+
+def none_came_out(error: GuestError) -> bytes:
+    """Return the result of a capsule that came to none: what was seen of its end from outside."""
+    kind = "hung" if isinstance(error, GuestHungError) else "failed"
+    said = {"message": error.message, "hint": error.hint, "kind": kind, "origin": []}
+    return packed({"error": said, "outside": True}, {"console": "\n".join(error.console).encode()})
 
 
 def _write_initrd(target: Path, image: Path, asked: Mapping[str, Any]) -> None:

@@ -91,7 +91,8 @@ def _run(task: Task, boot: Mapping[str, BootFiles], progress: Progress, pieces: 
     built = time.monotonic_ns()
     seen = observe(task, lab, say, _meter)
     # The lab is left to end with the capsule.
-    return {
+    failure = {} if seen.error is None else {"error": _described(seen.error)}
+    return failure | {
         "observation": _header(seen, pieces),
         "booted_ns": begun,
         "built_ns": built,

@@ -8,7 +8,7 @@ from typing import Any
 
 from zdlab.capsule.trial import CapsuleSetup
 from zdlab.errors import UsageError
-from zdlab.experiment.setup import computer, described, guest_programs, own_version, tool_versions
+from zdlab.experiment.setup import computer, described, own_version, tool_versions, tools_for
 from zdlab.experiment.trial import ArmSetup
 from zdlab.guest.image import build_image
 from zdlab.guest.kernels import KernelFile, resolve_kernel
@@ -18,7 +18,7 @@ from zdlab.plan.build import Plan, build_plan
 from zdlab.plan.capsule import Placement, PlacementError, place
 from zdlab.plan.operations import AddQdisc
 from zdlab.topology.loader import TopologyFile
-from zdlab.traffic import traffic_tools
+from zdlab.traffic import guest_programs
 
 
 def prepare_capsules(
@@ -35,7 +35,7 @@ def prepare_capsules(
     :raises TopologyError: when an arm does not fit into a capsule, or its kernel lacks something; names the line.
     :raises ZdlabError: when a kernel, the image or the traffic tool is not to be had.
     """
-    tools = traffic_tools(neper_dir)
+    tools = tools_for(source, arms, neper_dir)
     versions = tool_versions()
     programs = guest_programs(tools)
     setups: dict[str, CapsuleSetup] = {}
@@ -47,7 +47,7 @@ def prepare_capsules(
             raise source.error(error.path, error.message, hint=error.hint, arm=arm) from error
         plan = build_plan(placement.topology, source.name)
         kernel = _kernel(source, arm, placement, plan, progress)
-        boot, guests, _ = boot_files(plan, source, programs, arm=arm, progress=progress)
+        boot, guests, _ = boot_files(plan, source, programs, arm=arm, progress=progress, in_capsule=True)
         carried, inside = carried_boot(boot, plan.guests())
         image = build_image({**programs, **carried}, capsule=True)
         setups[arm] = CapsuleSetup(placement, ArmSetup(plan, inside, tools), kernel, image, versions["qemu"])

@@ -5,38 +5,38 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Final
 
-from zdlab.capsule.case import Case, run_case
+from zdlab.capsule import machine
+from zdlab.capsule.case import Case, command_of, none_came_out, run_case
+from zdlab.capsule.crew import Heard, run_crew
 from zdlab.capsule.result import observation
 from zdlab.capsule.wire import unpacked
-from zdlab.errors import LabError, ZdlabError
+from zdlab.errors import GuestError, LabError, ZdlabError
+from zdlab.experiment.conclude import broken, concluded
 from zdlab.experiment.model import Slot, Trial
 from zdlab.experiment.run import Report
-from zdlab.experiment.trial import ArmSetup, broken, evaluate, prepare_task
-from zdlab.experiment.workloads import GUEST_TOOLS
+from zdlab.experiment.trial import ArmSetup, prepare_task
 from zdlab.guest.image import Image
 from zdlab.guest.kernels import KernelFile
 from zdlab.lab.resources import located
 from zdlab.plan.capsule import Placement
 from zdlab.topology.loader import TopologyFile
+from zdlab.traffic import GUEST_TOOLS
 
 #: The file of a trial that holds what came out of its capsule, as it came.
 RESULT: Final = "result.gz"
 #: Nanoseconds between samples: they cost instructions of the capsule's only CPU.
 SAMPLE_INTERVAL: Final = 50_000_000
-#: Virtual seconds a capsule takes before its traffic begins and after it ended, about; only the time left needs it.
-_AROUND: Final = 2.0
-
-
-class StoppedError(Exception):
-    """The run is being ended."""
+#: Virtual seconds a capsule takes before its traffic begins and after it ended, about, and how many more when it
+#: boots guests; only the time left needs them.
+_AROUND: Final = 1.5
+_GUESTS: Final = 1.5
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class CapsuleSetup:
         """Return what decides a trial."""
         installed = PurePosixPath(GUEST_TOOLS)
         task, _ = prepare_task(slot, self.arm, host_interval=SAMPLE_INTERVAL, installed=installed)
-        return Case(
+        case = Case(
             kernel=self.kernel.sha256,
             release=self.kernel.release,
             image=self.image.sha256,
@@ -61,38 +61,50 @@ class CapsuleSetup:
             memory_mib=self.placement.memory >> 20,
             seed=slot.seed,
             append=self.placement.append,
+            command=(),
             task=task.to_json(),
             boot={name: (str(files.kernel), str(files.initrd), files.release) for name, files in self.arm.boot.items()},
         )
+        return replace(case, command=command_of(case))
 
     def seconds(self) -> float:
         """Return about how many virtual seconds a trial takes."""
         works = self.placement.topology.workloads.values()
-        return _AROUND + max((work.duration + work.start) / 1e9 for work in works)
+        around = _AROUND + (_GUESTS if self.arm.plan.guests() else 0.0)
+        return around + max((work.duration + work.start) / 1e9 for work in works)
 
 
-def run_capsule_trial(slot: Slot, setup: CapsuleSetup, report: Callable[[float, str], None]) -> Trial:
+def run_capsule_trial(slot: Slot, setup: CapsuleSetup, report: machine.Report) -> Trial:
     """Run one trial in a capsule. What goes wrong with it is in its state, not raised.
 
     :raises LabError: when the kernel refuses something the topology file asks for.
     """
     started = time.monotonic()
     case = setup.case(slot)
+    result = b""
     try:
         result = run_case(case, setup.kernel.path, setup.image.path, report)
         header, pieces = unpacked(result)
         seen = observation(header, pieces)
         _, jobs = prepare_task(slot, setup.arm, installed=PurePosixPath(GUEST_TOOLS))
-        trial = evaluate(slot, setup.arm.plan, jobs, seen)
+        trial = concluded(slot, setup.arm.plan, jobs, seen)
         clock = {name: header[name] for name in ("booted_ns", "built_ns", "ended_ns")}
-        raw: dict[str, Any] = {**trial.raw, "capsule": {**clock, "result": hashlib.sha256(result).hexdigest()}}
-        files = {**trial.files, RESULT: gzip.compress(result, 6, mtime=0)}
-        trial = replace(trial, raw=raw, files=files, accelerators=("tcg",))
+        raw = {**trial.raw, "capsule": {**clock, "result": hashlib.sha256(result).hexdigest()}}
+        trial = replace(trial, raw=raw)
     except ZdlabError as error:
         if isinstance(error, LabError) and error.origin:
             raise
         trial = broken(slot, error)
-    return replace(trial, raw={**trial.raw, "case": case.to_json()}, seconds=time.monotonic() - started)
+        if not result and isinstance(error, GuestError):
+            result = none_came_out(error)
+    # One that failed can be repeated like any other, and is the one people want to look at again.
+    return replace(
+        trial,
+        accelerators=("tcg",),
+        raw={**trial.raw, "case": case.to_json()},
+        files={**trial.files, **({RESULT: gzip.compress(result, 6, mtime=0)} if result else {})},
+        seconds=time.monotonic() - started,
+    )
 
 
 class Capsules:
@@ -105,38 +117,24 @@ class Capsules:
         self._source = source
         self._setups = setups
         self._parallel = parallel
-        self._stop = threading.Event()
-        self._virtual: dict[int, float] = {}
 
-    def __call__(self, slots: Sequence[Slot], report: Report) -> Iterator[Trial]:
+    def __call__(self, slots: Sequence[Slot], report: Report) -> Generator[Trial, None, None]:
         """Yield the trials as they end.
 
         :raises KeyboardInterrupt: at Ctrl-C, after all capsules were ended.
         """
-        begun = time.monotonic()
-        total = sum(self._setups[slot.arm].seconds() for slot in slots)
 
-        def run(slot: Slot) -> Trial:
-            def heard(virtual: float, phase: str) -> None:
-                if self._stop.is_set():
-                    raise StoppedError
-                self._virtual[slot.number] = virtual
-                rate = sum(self._virtual.values()) / (time.monotonic() - begun)
-                left = max(0.0, total - sum(self._virtual.values())) / rate if rate else None
-                report(slot, f"{phase} ({virtual:.1f} virtual s; {rate:.2f} in a real second)", left)
-
+        def run(slot: Slot, heard: machine.Report) -> Trial:
             with located(self._source, slot.arm):
                 return run_capsule_trial(slot, self._setups[slot.arm], heard)
 
-        with ThreadPoolExecutor(self._parallel) as pool:
-            waiting: list[Future[Trial]] = [pool.submit(run, slot) for slot in slots]
-            try:
-                for future in as_completed(waiting):
-                    yield future.result()
-            finally:
-                self._stop.set()
-                for future in waiting:
-                    future.cancel()
+        def show(slot: Slot, heard: Heard) -> None:
+            report(slot, f"{heard.rate:.2f} virtual s/s, at {heard.virtual:.1f}: {heard.phase}", heard.left)
+
+        crew = run_crew(run, slots, self._parallel, expected=lambda slot: self._setups[slot.arm].seconds(), show=show)
+        with closing(crew):
+            for _, trial in crew:
+                yield trial
 
 
 def usual_parallel() -> int:

@@ -17,7 +17,7 @@ WORD: Final = "zdlab.capsule"
 RESULT_PORT: Final = "zdlab.result"
 PROGRESS_PORT: Final = "zdlab.progress"
 #: A result is longer than this only when something is very wrong.
-LIMIT: Final = 1 << 30
+LIMIT: Final = 1 << 28
 
 
 class WireError(ValueError):
@@ -40,7 +40,7 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     try:
         header = json.loads(line)
         sizes = [(str(name), int(size)) for name, size in header.pop("pieces")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WireError("a capsule's result is unreadable") from error
     pieces = {}
     offset = 0
