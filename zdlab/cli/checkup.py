@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from zdlab.agent.taps import tun_problem
+from zdlab.cli.remains import Remains, adopt_orphans, left_since
 from zdlab.errors import GuestError, MissingToolError, ZdlabError
-from zdlab.experiment.setup import guest_programs
 from zdlab.guest.image.contents import PROGRAMS, system_program
 from zdlab.guest.kernels import list_kernels
 from zdlab.guest.qemu.command import find_qemu
 from zdlab.lab.client import Lab
-from zdlab.lab.registry import list_labs
 from zdlab.lab.resources import boot_files
 from zdlab.plan.build import build_plan
 from zdlab.topology import parse_topology
-from zdlab.traffic import traffic_tools
+from zdlab.traffic import guest_programs, traffic_tools
 
 _NAMESPACES = """
 name: doctor
@@ -37,7 +36,11 @@ links: {wire: {subnet: 192.0.2.0/24, ends: {a: {}, b: {}}}}
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. ``needed``: zdlab is of no use without."""
+    """One check.
+
+    :param fix: what to do when it is not good.
+    :param needed: zdlab is of no use without.
+    """
 
     check: str
     good: bool
@@ -46,19 +49,37 @@ class Finding:
     needed: bool = True
 
 
-def examine(*, guest: bool) -> Iterator[Finding]:
-    """Yield findings, cheap ones first."""
-    yield from _programs()
-    tun = tun_problem()
-    fix = "modprobe tun; chmod 0666 /dev/net/tun" if tun else ""
-    yield Finding("tap devices", not tun, tun or "/dev/net/tun opens", fix)
-    yield _kvm()
-    yield from _lab("namespaces, veth, qdisc, flow", _NAMESPACES)
+#: Finds something out, and takes a while perhaps.
+Attempt = Callable[[], Iterable[Finding]]
+
+
+def attempts(*, guest: bool) -> Iterator[tuple[str, Attempt]]:
+    """Yield what is tried, cheap things first, each with a word for it; to be carried out in this order."""
+    adopt_orphans()
+    before = Remains.now(_name())
+    yield "programs", _programs
+    yield "devices", _devices
+    yield "namespaces", lambda: _lab("namespaces, veth, qdisc, flow", _NAMESPACES)
     if guest:
-        yield from _guest()
-    left = [lab.name for lab in list_labs() if lab.name.startswith("doctor.")]
-    detail = ", ".join(left) or "no lab, no directory"
-    yield Finding("nothing left behind", not left, detail, "zdlab gc" if left else "")
+        yield "a guest", _guest
+    yield "what is left", lambda: _left(before)
+
+
+def _name() -> str:
+    """Return the name of the labs that are tried."""
+    return f"doctor.{os.getpid()}"
+
+
+def _left(before: Remains) -> Iterator[Finding]:
+    left = left_since(before, _name())
+    detail = "; ".join(left) or "no process, namespace, mount, interface or directory"
+    yield Finding("nothing left behind", not left, detail, "this is a bug in zdlab; zdlab gc removes directories")
+
+
+def _devices() -> Iterator[Finding]:
+    tun = tun_problem()
+    yield Finding("tap devices", not tun, tun or "/dev/net/tun opens", "modprobe tun; chmod 0666 /dev/net/tun")
+    yield _kvm()
 
 
 def _kvm() -> Finding:
@@ -99,7 +120,7 @@ def _lab(check: str, text: str) -> Iterator[Finding]:
     try:
         tools = traffic_tools()
         boot, _, _ = boot_files(plan, source, guest_programs(tools))
-        with Lab.start(plan.outline(), boot, name=f"doctor.{os.getpid()}") as lab:
+        with Lab.start(plan.outline(), boot, name=_name()) as lab:
             for node in lab.status()["nodes"]:
                 if "accelerator" in node:
                     accelerator = f"on {node['accelerator']} ({node['accelerator_reason']}); "

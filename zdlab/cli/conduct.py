@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zdlab.cli.replays import paced
 from zdlab.errors import UsageError
 from zdlab.experiment.run import Conductor, Options, one_by_one
 from zdlab.experiment.setup import prepare_arms
@@ -49,6 +50,7 @@ def chosen_conductor(
         raise UsageError("a capsule runs on the emulator, which counts instructions", hint="leave out --accel")
     if options.keep_on_failure:
         raise UsageError("a lab ends with its capsule", hint="leave out --keep-on-failure")
+    from zdlab.capsule.crew import Heard
     from zdlab.capsule.repeat import repeat_arms
     from zdlab.capsule.setup import prepare_capsules
     from zdlab.capsule.trial import Capsules, usual_parallel
@@ -57,6 +59,9 @@ def chosen_conductor(
     at_once = parallel or usual_parallel()
 
     def repeat(store: RunStore, arms: Sequence[str], show: Show) -> Mapping[str, str]:
-        return repeat_arms(store, arms, at_once, show)
+        def heard(arm: str, word: Heard) -> None:
+            show(paced(f"repeating {arm}", word), None)
+
+        return repeat_arms(store, arms, at_once, heard)
 
     return Chosen(Capsules(source, capsules, at_once), provenance, repeat)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from zdlab.cli.output import Format, FormatOption, emit
+from zdlab.cli.output import Format, FormatOption, emit, out, plain, print_json, progress_line
 from zdlab.errors import ExitCode
+
+if TYPE_CHECKING:
+    from zdlab.cli.checkup import Finding
+
+#: The longest check is a lab of namespaces.
+_CHECK_WIDTH: Final = 29
 
 
 def doctor(
@@ -15,15 +21,37 @@ def doctor(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Try everything zdlab needs, and say how to mend what does not work."""
-    from zdlab.cli.checkup import examine
+    from zdlab.cli.checkup import attempts
 
-    findings = list(examine(guest=guest))
-    rows = [
-        {"check": f.check, "result": "ok" if f.good else "FAILS", "detail": f.detail, "fix": f.fix} for f in findings
-    ]
-    emit(output, rows, {"check": "CHECK", "result": "RESULT", "detail": "DETAIL", "fix": "FIX"})
+    findings: list[Finding] = []
+    if output is Format.TABLE:
+        _print_line("CHECK", "RESULT", "DETAIL")
+    for what, attempt in attempts(guest=guest):
+        # Programs are found at once, and a lab is built while the line says so.
+        with progress_line() as show:
+            show(f"trying {what}", None)
+            found = list(attempt())
+        findings += found
+        if output is Format.TABLE:
+            for finding in found:
+                _print_line(finding.check, "ok" if finding.good else "FAILS", finding.detail)
+                if not finding.good:
+                    _print_line("", "", f"fix: {finding.fix}")
+    if output is Format.JSON:
+        print_json([_row(finding) for finding in findings])
     if any(not finding.good and finding.needed for finding in findings):
         raise typer.Exit(int(ExitCode.INFRASTRUCTURE))
+
+
+def _print_line(check: str, result: str, detail: str) -> None:
+    """Print a line of a table that is not finished: its columns are as wide as what is known to come."""
+    out.print(plain(f"{check:<{_CHECK_WIDTH}}  {result:<6}  {detail}"))
+    out.file.flush()
+
+
+def _row(finding: Finding) -> dict[str, str]:
+    result, fix = ("ok", "") if finding.good else ("FAILS", finding.fix)
+    return {"check": finding.check, "result": result, "detail": finding.detail, "fix": fix}
 
 
 def version(output: FormatOption = Format.TABLE) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zdlab.cli.completion import kernel_names
 from zdlab.cli.output import Format, FormatOption, emit, progress_line, say
 
 kernels_app = typer.Typer(no_args_is_help=True, help="Guest kernels.")
@@ -21,7 +22,7 @@ def list_kernels(output: FormatOption = Format.TABLE) -> None:
     rows = [
         {
             "name": kernel.name,
-            "built": "yes" if kernel.path else "no",
+            "built": kernel.path is not None,
             "release": kernel.release,
             "sha256": kernel.sha256,
             "path": str(kernel.path) if kernel.path else None,
@@ -29,16 +30,20 @@ def list_kernels(output: FormatOption = Format.TABLE) -> None:
         }
         for kernel in listed()
     ]
-    short = [{**row, "sha256": str(row["sha256"])[:12]} for row in rows]
+    short = [{**row, "built": "yes" if row["built"] else "no", "sha256": str(row["sha256"])[:12]} for row in rows]
     columns = {"name": "NAME", "built": "BUILT", "release": "RELEASE", "sha256": "SHA256", "description": "WHAT"}
     emit(output, rows, columns, short)
 
 
 @kernels_app.command("build")
 def build_kernel(
-    name: Annotated[str, typer.Argument(help="kernel of the registry", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="kernel of the registry", show_default=False, autocompletion=kernel_names)
+    ],
     source: Annotated[Path | None, typer.Option("--source", help="a kernel tree instead of Debian's")] = None,
-    patch: Annotated[list[Path] | None, typer.Option("--patch", help="a patch on top; may be repeated")] = None,
+    patch: Annotated[
+        list[Path] | None, typer.Option("--patch", metavar="FILE", help="a patch on top; may be repeated")
+    ] = None,
 ) -> None:
     """Build a kernel unless it is there already; a few minutes on two cores."""
     from zdlab.guest.kernels import build_kernel as build
@@ -50,7 +55,12 @@ def build_kernel(
 
 @kernels_app.command("inspect")
 def inspect_kernel(
-    name: Annotated[str, typer.Argument(help="kernel of the registry, or path of a bzImage", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="kernel of the registry, or path of a bzImage", show_default=False, autocompletion=kernel_names
+        ),
+    ],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Look into a kernel: release, configuration, what it lacks."""
@@ -72,9 +82,8 @@ def inspect_kernel(
 @images_app.command("build")
 def build_image() -> None:
     """Make the guest image unless it is there already."""
-    from zdlab.experiment.setup import guest_programs
     from zdlab.guest.image import build_image as build
-    from zdlab.traffic import traffic_tools
+    from zdlab.traffic import guest_programs, traffic_tools
 
     with progress_line() as show:
         show("making the guest image", None)

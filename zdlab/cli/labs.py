@@ -1,18 +1,23 @@
-"""Verbs about whole labs: up, down, ps, status, stats, gc."""
+"""Verbs about whole labs: up, down, ps, status, gc."""
 
 from __future__ import annotations
 
-import time
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from zdlab.cli.output import Format, FormatOption, emit, err, out, progress_line, say
+from zdlab.cli.completion import lab_names
+from zdlab.cli.output import Format, FormatOption, emit, err, progress_line, say
 from zdlab.cli.topologies import FileArgument
-from zdlab.errors import GuestError
 
-LabOption = Annotated[str | None, typer.Option("--lab", help="name of the lab; the only one when left out")]
+LabOption = Annotated[
+    str | None,
+    typer.Option("--lab", help="name of the lab; the only one when left out", autocompletion=lab_names),
+]
+LabArgument = Annotated[
+    str | None, typer.Argument(help="name of the lab; the only one when left out", autocompletion=lab_names)
+]
 
 
 class Accelerator(StrEnum):
@@ -32,16 +37,15 @@ def up(
     accel: AccelOption = None,
 ) -> None:
     """Build a lab and leave it running."""
-    from zdlab.experiment.setup import guest_programs
     from zdlab.lab.client import Lab
     from zdlab.lab.resources import boot_files, located
     from zdlab.plan.build import build_plan
     from zdlab.topology import load_topology
-    from zdlab.traffic import traffic_tools
+    from zdlab.traffic import guest_programs, traffic_tools
 
     source = load_topology(file)
-    chosen = arm or source.base.control_arm()
-    built = build_plan(source.arm(chosen) if chosen else source.base, source.name)
+    chosen = source.base.control_arm() if arm is None else arm
+    built = build_plan(source.base if chosen is None else source.arm(chosen), source.name)
     with progress_line() as show:
         programs = guest_programs(traffic_tools()) if built.machine_kernels() else {}
         boot, _, _ = boot_files(built, source, programs, arm=chosen, progress=show)
@@ -50,11 +54,11 @@ def up(
                 built.outline(),
                 boot,
                 name=name,
-                topology=str(file.resolve()),
+                topology=str(file),
                 accelerator=accel.value if accel else None,
-                attached=False,
                 progress=lambda text: show(text, None),
             )
+        lab.detach()
     warn_of_tcg(lab.status())
     say(f"lab {lab.name} is up: {len(built.topology.nodes)} nodes; `zdlab down {lab.name}` ends it")
 
@@ -67,7 +71,7 @@ def warn_of_tcg(status: dict[str, Any]) -> None:
 
 
 def down(
-    name: Annotated[str | None, typer.Argument(help="name of the lab; the only one when left out")] = None,
+    name: LabArgument = None,
     every: Annotated[bool, typer.Option("--all", help="end all labs")] = False,
 ) -> None:
     """End a lab. Fine when it is gone already."""
@@ -97,7 +101,7 @@ def ps(output: FormatOption = Format.TABLE) -> None:
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="name of the lab; the only one when left out")] = None,
+    name: LabArgument = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show the nodes of a lab."""
@@ -116,67 +120,6 @@ def status(
         warn_of_tcg(found)
 
 
-def stats(
-    lab: LabOption = None,
-    interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="seconds between looks")] = 1.0,
-    count: Annotated[int, typer.Option("--count", "-n", min=0, help="looks to take; 0: until Ctrl-C")] = 0,
-    output: FormatOption = Format.TABLE,
-) -> None:
-    """Show every qdisc of a lab, again and again: totals, and rates since the last look."""
-    from rich.live import Live
-    from rich.table import Table
-
-    from zdlab.lab.client import Lab
-
-    attached = Lab.attach(lab)
-    if output is Format.JSON:
-        emit(output, _qdisc_rows(attached), {})
-        return
-    looks = count or (0 if out.is_terminal else 1)
-    old: dict[tuple[str, ...], dict[str, Any]] = {}
-    with Live(Table(), console=out, auto_refresh=False) as live:
-        taken = 0
-        while True:
-            rows = _qdisc_rows(attached)
-            live.update(_stats_table(rows, old, interval), refresh=True)
-            old = {_key(row): row for row in rows}
-            taken += 1
-            if looks and taken >= looks:
-                return
-            time.sleep(interval)
-
-
-def _key(row: dict[str, Any]) -> tuple[str, ...]:
-    return (row["node"], row["interface"], str(row["handle"]), str(row["parent"]))
-
-
-def _qdisc_rows(lab: Any) -> list[dict[str, Any]]:
-    rows = []
-    for node in lab.info.nodes:
-        try:
-            found = lab.counters(node)["qdiscs"]
-        except GuestError as error:
-            say(error.message)
-            continue
-        rows += [{"node": node, **row} for row in found if row["interface"] != "lo"]
-    return rows
-
-
-def _stats_table(rows: list[dict[str, Any]], old: dict[tuple[str, ...], dict[str, Any]], seconds: float) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("NODE", "IF", "QDISC", "PACKETS", "DROPS", "DROPS/s", "OVERLIMITS", "REQUEUES", "QLEN", "BACKLOG"):
-        table.add_column(heading, justify="left" if heading in {"NODE", "IF", "QDISC"} else "right")
-    for row in rows:
-        before = old.get(_key(row), row)
-        rate = (row["drops"] - before["drops"]) / seconds
-        name = f"{row['kind']} {row['handle'] >> 16:x}:"
-        values = (row["packets"], row["drops"], f"{rate:.0f}", row["overlimits"], row["requeues"], row["qlen"])
-        table.add_row(row["node"], row["interface"], name, *map(str, values), str(row["backlog"]))
-    return table
-
-
 def gc() -> None:
     """Remove what dead labs left, and cached kernels and images nothing has used for long."""
     from zdlab.guest.garbage import collect_garbage
@@ -192,5 +135,5 @@ def gc() -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (up, down, ps, status, stats, gc):
+    for verb in (up, down, ps, status, gc):
         app.command()(verb)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zdlab.cli.output import Format, FormatOption, emit, progress_line, say
-from zdlab.errors import ExitCode, UsageError
+from zdlab.cli.output import Format, FormatOption, emit, minutes, progress_line, say
+from zdlab.cli.runs import named_run
+from zdlab.errors import ExitCode, GuestError, UsageError
 
 if TYPE_CHECKING:
+    from zdlab.capsule.crew import Heard
     from zdlab.capsule.machine import Report
-    from zdlab.results.store import RunStore
+    from zdlab.capsule.repeat import Kept
 
 ParallelOption = Annotated[int | None, typer.Option("--parallel", min=1, help="trials at once; as many as CPUs")]
-
-#: A trial to repeat: its number, its arm, and what repeats it.
-_Repeat = tuple[int, str, Callable[["Report"], str]]
 
 
 def replay(
@@ -28,57 +26,54 @@ def replay(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Repeat trials of the virtual clock: they come out identical, or the first difference is shown."""
-    from zdlab.capsule.repeat import side_by_side
+    from zdlab.capsule.crew import run_crew
     from zdlab.capsule.scratch import scratch
     from zdlab.capsule.trial import usual_parallel
     from zdlab.experiment.model import IDENTICAL
 
-    with scratch("bundle") as directory, progress_line() as show:
-        chosen = _of_bundle(Path(what), trial, directory) if Path(what).is_file() else _of_run(what, trial)
+    lost = False
 
-        def repeat(item: _Repeat) -> dict[str, Any]:
-            number, arm, again = item
-            found = again(lambda _seconds, phase: show(f"trial {number} {arm}: {phase}", None))
-            return {"trial": number, "arm": arm, "result": found}
+    def repeat(kept: Kept, report: Report) -> str:
+        nonlocal lost
+        try:
+            return kept.repeat(report)
+        except GuestError as error:
+            lost = True
+            return f"came to no result: {error.message}"
 
-        rows = side_by_side(repeat, chosen, parallel or usual_parallel())
+    with scratch("bundle") as directory, progress_line() as line:
+
+        def show(kept: Kept, heard: Heard) -> None:
+            line(paced(f"trial {kept.number} {kept.arm}", heard), None)
+
+        chosen = _chosen(what, trial, directory)
+        for note in dict.fromkeys(note for kept in chosen for note in kept.unlike()):
+            say(f"note: {note}")
+        crew = run_crew(repeat, chosen, parallel or usual_parallel(), expected=lambda kept: kept.seconds, show=show)
+        found = dict(crew)
+    rows = [{"trial": kept.number, "arm": kept.arm, "result": found[kept]} for kept in chosen]
     emit(output, rows, {"trial": "TRIAL", "arm": "ARM", "result": "RESULT"})
     same = all(row["result"] == IDENTICAL for row in rows)
-    raise typer.Exit(int(ExitCode.PASS if same else ExitCode.FAILED))
+    raise typer.Exit(int(ExitCode.INFRASTRUCTURE if lost else ExitCode.PASS if same else ExitCode.FAILED))
 
 
-def _of_run(name: str, trial: int | None) -> list[_Repeat]:
-    from zdlab.capsule.repeat import replay_trial
-    from zdlab.results.store import find_run
+def _chosen(what: str, trial: int | None, directory: Path) -> list[Kept]:
+    from zdlab.capsule.bundle import open_bundle
+    from zdlab.capsule.repeat import kept_trials
 
-    store = find_run(name)
-    arms = {number: arm for number, arm in _finished(store) if trial in {None, number}}
-    if trial is not None:
-        arms.setdefault(trial, "")
-
-    def again(number: int) -> Callable[[Report], str]:
-        return lambda report: replay_trial(store, number, report)
-
-    return [(number, arm, again(number)) for number, arm in arms.items()]
-
-
-def _of_bundle(path: Path, trial: int | None, directory: Path) -> list[_Repeat]:
-    from zdlab.capsule.bundle import Bundled, open_bundle
-    from zdlab.capsule.case import run_case
-    from zdlab.capsule.repeat import compare_results
-    from zdlab.experiment.setup import tool_versions
-
-    bundled = [item for item in open_bundle(path, directory) if trial in {None, item.number}]
-    if not bundled:
+    path = Path(what)
+    if not path.is_file():
+        return kept_trials(named_run(what), trial)
+    found = [kept for kept in open_bundle(path, directory) if trial in {None, kept.number}]
+    if not found:
         raise UsageError(f"the bundle {path} has no trial {trial}", hint="leave the number out to repeat what it has")
-    here = tool_versions()["qemu"]
-    for version in sorted({item.case.qemu for item in bundled} - {here}):
-        say(f"note: made with {version}; this is {here}, which may count otherwise")
+    return found
 
-    def again(item: Bundled) -> Callable[[Report], str]:
-        return lambda report: compare_results(item.result(), run_case(item.case, item.kernel, item.image, report))
 
-    return [(item.number, item.arm, again(item)) for item in bundled]
+def paced(what: str, heard: Heard) -> str:
+    """Return what a capsule is doing, for people; what a narrow terminal cuts off comes last."""
+    left = f"{minutes(heard.left)} left, " if heard.left is not None else ""
+    return f"{left}{heard.rate:.2f} virtual s/s, {what} at {heard.virtual:.1f}: {heard.phase}"
 
 
 def bundle(
@@ -88,31 +83,14 @@ def bundle(
 ) -> None:
     """Write trials of the virtual clock into one file, with all it takes to repeat them on another computer."""
     from zdlab.capsule.bundle import write_bundle
-    from zdlab.results.store import find_run
+    from zdlab.capsule.repeat import kept_trials
 
-    store = find_run(run)
-    numbers = [trial] if trial is not None else [number for number, _ in _finished(store)]
+    store = named_run(run)
     path = target or Path(f"{store.name}.zdlab")
     with progress_line() as show:
         show("writing the bundle", None)
-        write_bundle(store, numbers, path)
+        write_bundle(store, kept_trials(store, trial), path)
     say(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB; `zdlab replay {path}` repeats it anywhere")
-
-
-def _finished(store: RunStore) -> list[tuple[int, str]]:
-    """Return number and arm of the trials that can be repeated.
-
-    :raises UsageError: when there is none.
-    """
-    if store.description().get("clock", "real") != "virtual":
-        raise UsageError(
-            f"{store.name} ran under the real clock: no two of its trials are alike",
-            hint="zdlab run FILE --clock virtual",
-        )
-    done = [(trial.slot.number, trial.slot.arm) for trial in store.finished() if trial.state == "done"]
-    if not done:
-        raise UsageError(f"no trial of {store.name} was finished", hint="zdlab run FILE --resume")
-    return done
 
 
 def register(app: typer.Typer) -> None:

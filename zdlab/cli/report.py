@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from zdlab.cli.output import plain
 from zdlab.experiment.model import IDENTICAL, Outcome
-from zdlab.results.document import mean_figures
+from zdlab.results.document import guests_on, mean_figures
 from zdlab.topology.metrics import METRICS
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "invalid": "magenta"}
@@ -21,17 +21,20 @@ def print_outcome(console: Console, outcome: Outcome, directory: Path) -> None:
     console.print()
     for answer in outcome.answers:
         colour = _COLOURS[answer.verdict]
-        console.print(f"[{colour}]{answer.verdict:<13}[/]{escape(answer.text)}\n             {escape(answer.reason)}")
+        console.print(f"[{colour}]{answer.verdict:<13}[/]{plain(answer.text)}\n             {plain(answer.reason)}")
+    for trial in outcome.trials:
+        if trial.state != "done":
+            place = f"trial {trial.slot.number} of {trial.slot.arm}"
+            console.print(f"[red]{trial.state:<13}[/]{plain(place)}\n             {plain(trial.error)}")
     if not outcome.answers:
         console.print("no expectations were asked of these arms")
-    accelerators = sorted({name for trial in outcome.trials for name in trial.accelerators})
     console.print()
     console.print(f"verdict: [bold {_COLOURS[outcome.verdict]}]{outcome.verdict}[/]")
     if outcome.clock == "real":
-        console.print(f"guests on: {', '.join(accelerators) or 'none'}; clock: real; kept in {escape(str(directory))}")
+        console.print(f"guests on: {guests_on(outcome) or 'unknown'}; clock: real; kept in {plain(str(directory))}")
         return
     forms = sorted(set(outcome.forms.values()))
-    console.print(f"clock: virtual ({', '.join(forms)}); {_repeats(outcome)}; kept in {escape(str(directory))}")
+    console.print(f"clock: virtual ({', '.join(forms)}); {_repeats(outcome)}; kept in {plain(str(directory))}")
 
 
 def _repeats(outcome: Outcome) -> str:
@@ -41,7 +44,7 @@ def _repeats(outcome: Outcome) -> str:
     if outcome.repeatable:
         return "a trial of each arm was repeated: identical"
     differences = [f"{arm}: {found}" for arm, found in outcome.repeats.items() if found != IDENTICAL]
-    return f"[red]NOT REPEATABLE[/]: {escape('; '.join(differences))}"
+    return f"[red]NOT REPEATABLE[/]: {plain('; '.join(differences))}"
 
 
 def _figures(outcome: Outcome) -> Table:
@@ -53,7 +56,7 @@ def _figures(outcome: Outcome) -> Table:
     for name, metric in METRICS.items():
         if any(name in values for values in means.values()):
             label = f"{name} [{metric.unit}]" if metric.unit else name
-            table.add_row(escape(label), *(_number(values.get(name)) for values in means.values()))
+            table.add_row(plain(label), *(_number(values.get(name)) for values in means.values()))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import sys
 from dataclasses import replace
 from enum import StrEnum
@@ -11,10 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zdlab.cli.completion import run_names
 from zdlab.cli.labs import AccelOption
-from zdlab.cli.output import Format, FormatOption, emit, err, out, print_json, progress_line, say
+from zdlab.cli.output import (
+    Format,
+    FormatOption,
+    SparseProgress,
+    emit,
+    err,
+    minutes,
+    out,
+    print_json,
+    progress_line,
+    say,
+)
 from zdlab.cli.topologies import FileArgument
-from zdlab.errors import ExitCode, UsageError
+from zdlab.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from zdlab.experiment.model import Clock, Outcome
@@ -64,7 +77,9 @@ def run(
     from zdlab.topology import load_topology
 
     source = load_topology(file)
-    wanted = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) if arms else ()
+    wanted = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) if arms is not None else ()
+    if arms is not None and not wanted:
+        raise UsageError(f"--arms {arms!r} names none", hint="zdlab validate lists those of a file")
     chosen = selected_arms(source, wanted)
     timed: Clock = clock.value if clock else source.base.clock
     store: RunStore | None = None
@@ -104,29 +119,60 @@ def run(
 
 
 def results(
-    name: Annotated[str | None, typer.Argument(help="run, or part of its name; the newest when left out")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="run, or part of its name; the newest of these", autocompletion=run_names)
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="list the runs")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="print every figure of every trial as CSV")] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show the results of a run again."""
     from zdlab.results.document import to_csv
-    from zdlab.results.store import find_run, list_runs
+    from zdlab.results.store import list_runs
 
+    _agree({"--list": listed, "--csv": csv, "-o json": output is Format.JSON and not listed})
     if listed:
-        rows = [_listed(store) for store in list_runs()]
+        if name is not None:
+            raise UsageError("--list lists all runs", hint="leave out the name, or --list")
+        rows = [row for store in list_runs() if (row := _listed(store))]
         emit(output, rows, {"run": "RUN", "experiment": "EXPERIMENT", "arms": "ARMS", "trials": "TRIALS"})
         return
-    store = find_run(name)
+    store = named_run(name)
     if csv:
         sys.stdout.write(to_csv(store.finished()))
         return
     _show(_judged(store), store, output)
 
 
-def _listed(store: RunStore) -> dict[str, Any]:
-    description = store.description()
-    trials = f"{len(store.finished())}/{len(description['arms']) * description['blocks']}"
+def _agree(chosen: dict[str, bool]) -> None:
+    """Refuse options that each ask for another output.
+
+    :raises UsageError: when more than one was given.
+    """
+    given = [option for option, there in chosen.items() if there]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} ask for different outputs", hint="choose one")
+
+
+def named_run(name: str | None) -> RunStore:
+    """Return a run by name, and say which it is where several have such a name."""
+    from zdlab.results.store import find_run, list_runs
+
+    store = find_run(name)
+    if name not in {None, store.name} and sum(str(name) in run.name for run in list_runs()) > 1:
+        say(f"several runs match {name!r}; this is the newest, {store.name}")
+    return store
+
+
+def _listed(store: RunStore) -> dict[str, Any] | None:
+    """Return a run's row; of one that is not readable only say so."""
+    try:
+        description = store.description()
+        done = sum(trial.state == "done" for trial in store.finished())
+    except InfrastructureError as error:
+        say(error.message)
+        return None
+    trials = f"{done}/{len(description['arms']) * description['blocks']}"
     return {
         "run": store.name,
         "experiment": description["experiment"],
@@ -171,30 +217,39 @@ def _run_with_progress(runner: Any, source: Any, conduct: Any, options: Any, sto
     """Run with a progress bar on a terminal, a line for each trial elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    from zdlab.cli.stopping import StoppedError, stopping
+    from zdlab.paths import results_dir
+
+    sparse = SparseProgress()
+    columns = (TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
 
         def report(event: Any) -> None:
-            left = f", {_minutes(event.seconds_left)} left" if event.seconds_left is not None else ""
+            left = f"{minutes(event.seconds_left)} left, " if event.seconds_left is not None else ""
             place = f"block {event.slot.block + 1} {event.slot.arm}"
-            bar.update(task, total=event.total, completed=event.done, description=f"{place}: {event.phase}{left}")
+            # What a narrow terminal cuts off comes last.
+            doing = f"{left}{place}: {event.phase}"
+            bar.update(task, total=event.total, completed=event.done, description=doing)
+            if not err.is_terminal:
+                sparse(f"[{event.done}/{event.total}] {doing}", None)
             if event.trial is not None and (event.trial.error or not err.is_terminal):
                 problem = f": {event.trial.error}" if event.trial.error else ""
                 say(f"[{event.done}/{event.total}] {place} {event.trial.state}{problem}")
 
         try:
-            outcome: Outcome = runner(source, conduct, options, store, report)
-        except KeyboardInterrupt:
+            with stopping():
+                outcome: Outcome = runner(source, conduct, options, store, report)
+        except KeyboardInterrupt as stop:
             bar.stop()
             count = len(store.finished())
-            say(f"stopped; {count} finished trials are kept: `zdlab run {source.file} --resume` goes on")
+            home = store.directory.parent
+            again = [str(source.file), *(("--results", str(home)) if home != results_dir() else ()), "--resume"]
+            say(f"stopped; {count} finished trials are kept: `zdlab run {shlex.join(again)}` goes on")
+            if isinstance(stop, StoppedError):
+                raise typer.Exit(stop.exit_code) from None
             raise
     return outcome
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _show(outcome: Outcome, store: RunStore, output: Format) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zdlab.cli.output import Format, FormatOption, emit, out, print_json, say
-from zdlab.errors import UsageError
+from zdlab.errors import UsageError, unwritable
 
 FileArgument = Annotated[Path, typer.Argument(help="topology file", show_default=False)]
 ArmOption = Annotated[str | None, typer.Option("--arm", help="as in this arm")]
@@ -58,7 +58,7 @@ def graph(
     file: FileArgument,
     arm: ArmOption = None,
     form: Annotated[GraphFormat, typer.Option("--format", "-f", help="mermaid, dot, png or svg")] = GraphFormat.MERMAID,
-    to: Annotated[Path | None, typer.Option("--to", help="write here instead of standard output")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="write here; standard output when left out or -")] = None,
 ) -> None:
     """Draw a topology."""
     import sys
@@ -73,7 +73,7 @@ def graph(
         data = to_image(built, form.value)
     else:
         data = (to_mermaid(built) if form is GraphFormat.MERMAID else to_dot(built)).encode()
-    if to is None:
+    if to is None or str(to) == "-":
         if form is GraphFormat.PNG and sys.stdout.isatty():
             raise UsageError("a PNG is nothing for a terminal", hint="--to FILE.png")
         sys.stdout.buffer.write(data)
@@ -81,7 +81,7 @@ def graph(
     try:
         to.write_bytes(data)
     except OSError as error:
-        raise UsageError(f"cannot write {to}: {error.strerror}", hint="name another file") from error
+        raise unwritable(to, error) from error
     say(f"wrote {to}")
 
 
