@@ -6,13 +6,16 @@ Run as root: ``.venv/bin/python -m benchmarks.boot [RUNS]``. The computer should
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import line
-from zdlab.experiment.setup import guest_programs
 from zdlab.guest.accelerator import choose_accelerator
 from zdlab.guest.image import build_image
 from zdlab.guest.kernels import build_kernel
@@ -21,7 +24,7 @@ from zdlab.lab.client import Lab
 from zdlab.lab.resources import boot_files
 from zdlab.plan.build import build_plan
 from zdlab.topology import parse_topology
-from zdlab.traffic import traffic_tools
+from zdlab.traffic import guest_programs, traffic_tools
 
 _TOPOLOGY: Final = """
 nodes: {a: {kind: machine, memory: 512mb}, b: {kind: host}}
@@ -77,11 +80,28 @@ def _lab_times(runs: int, name: str, topology: str) -> dict[str, list[float]]:
     return found
 
 
+def _command_times(runs: int) -> dict[str, list[float]]:
+    """Run the command as users do: its start, reading the file and looking for kernel and image count as well."""
+    found: dict[str, list[float]] = {"zdlab up, the whole command": [], "zdlab down, the whole command": []}
+    with tempfile.TemporaryDirectory() as made:
+        file = Path(made) / "benchmark.yaml"
+        file.write_text(_TOPOLOGY, encoding="utf-8")
+        command = [sys.executable, "-m", "zdlab"]
+        name = f"benchmark-{os.getpid()}"
+        for _ in range(runs):
+            for values, words in zip(found.values(), (["up", str(file), "--name", name], ["down", name]), strict=True):
+                begun = time.perf_counter()
+                subprocess.run([*command, *words], check=True, capture_output=True)
+                values.append(time.perf_counter() - begun)
+    return found
+
+
 def main() -> None:
     """Measure and print."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     figures = asyncio.run(_machine_times(runs))
     figures |= _lab_times(runs, "a guest and a namespace", _TOPOLOGY) | _lab_times(runs, "a guest in a guest", _NESTED)
+    figures |= _command_times(runs)
     for name, values in figures.items():
         if values:
             sys.stdout.write(line(name, values) + "\n")

@@ -36,8 +36,22 @@ SEEDS: Final = {
     "nested-pfifo": 1,
     "nested-many": 1,
 }
+#: What zD counts, where the kernel has it.
+_ZD: Final = (
+    "zd_parked",
+    "zd_resumed",
+    "zd_refused",
+    "zd_wakes_unused",
+    "zd_drops_data",
+    "zd_drops_ack",
+    "zd_drops_syn",
+    "zd_drops_rst",
+    "zd_drops_other",
+    "zd_longest_park_s",
+)
+_DROPS: Final = ("qdisc_drops", "device_drops", "softnet_drops", "socket_drops")
 _LAB: Final = (
-    "qdisc_drops",
+    *_DROPS,
     "retransmits",
     "timeouts",
     "packets",
@@ -49,10 +63,11 @@ _LAB: Final = (
     "latency_mean_s",
     "flows_without_data",
     "backlog_max_bytes",
+    *_ZD,
     "instructions",
     "instructions_per_gb",
 )
-_NODE: Final = ("qdisc_drops", "retransmits", "timeouts")
+_NODE: Final = (*_DROPS, "retransmits", "timeouts", *_ZD)
 #: Columns of the table and the figures that are in them.
 _COLUMNS: Final = {
     "drops": "qdisc_drops",

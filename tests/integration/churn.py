@@ -1,5 +1,9 @@
 """Runs in a node: many sockets that send all they can, opened and closed all the time; or what takes it all.
 
+``churn.py serve HOST PORT`` accepts and sends each who comes all it can. ``churn.py fetch HOST PORT COUNT SECONDS``
+has COUNT sockets read from it, for SECONDS and then until each has got something again, and ends with a line of JSON:
+the bytes each got, and how many are stuck.
+
 ``churn.py listen HOST PORT`` reads and forgets. ``churn.py send HOST PORT STEADY CHURNED SECONDS`` keeps STEADY sockets
 sending all the time and CHURNED more that it closes, resets and opens again. After SECONDS it waits until each steady
 socket has taken something again, and ends with a line of JSON: connects, and steady sockets that are stuck.
@@ -18,6 +22,57 @@ import time
 DATA = bytes(65536)
 #: Seconds after which a socket that takes nothing is stuck: TCP's timers back off to a minute in what came before.
 PATIENCE = 240.0
+#: The same where nothing came before that a timer could have backed off for.
+FETCHING = 40.0
+
+
+def socket_of(key: selectors.SelectorKey) -> socket.socket:
+    """Return what a selector's key is of."""
+    assert isinstance(key.fileobj, socket.socket)
+    return key.fileobj
+
+
+def serve(host: str, port: int) -> None:
+    """Send whoever comes all it can."""
+    selector = selectors.DefaultSelector()
+    listener = socket.create_server((host, port), family=family_of(host), backlog=4096)
+    selector.register(listener, selectors.EVENT_READ)
+    print("listening", flush=True)  # noqa: T201
+    while True:
+        for key, _ in selector.select():
+            made = socket_of(key)
+            if made is listener:
+                taken, _ = listener.accept()
+                taken.setblocking(False)
+                selector.register(taken, selectors.EVENT_WRITE)
+                continue
+            try:
+                made.send(DATA)
+            except BlockingIOError:
+                continue
+            except OSError:
+                selector.unregister(made)
+                made.close()
+
+
+def fetch(host: str, port: int, count: int, seconds: float) -> None:
+    """Read from a server."""
+    selector = selectors.DefaultSelector()
+    got = {}
+    for _ in range(count):
+        made = socket.create_connection((host, port))
+        made.setblocking(False)
+        selector.register(made, selectors.EVENT_READ)
+        got[made] = 0
+    end = time.monotonic() + seconds
+    waiting = set(got)
+    while time.monotonic() < end or (waiting and time.monotonic() < end + FETCHING):
+        for key, _ in selector.select(0.05):
+            made = socket_of(key)
+            got[made] += len(made.recv(1 << 18))
+            if time.monotonic() > end:
+                waiting.discard(made)
+    print(json.dumps({"bytes": list(got.values()), "stuck": len(waiting)}), flush=True)  # noqa: T201
 
 
 def family_of(host: str) -> socket.AddressFamily:
@@ -129,7 +184,12 @@ def send(host: str, port: int, steady: int, churned: int, seconds: float) -> Non
 
 
 if __name__ == "__main__":
+    where = sys.argv[2], int(sys.argv[3])
     if sys.argv[1] == "listen":
-        listen(sys.argv[2], int(sys.argv[3]))
+        listen(*where)
+    elif sys.argv[1] == "serve":
+        serve(*where)
+    elif sys.argv[1] == "fetch":
+        fetch(*where, int(sys.argv[4]), float(sys.argv[5]))
     else:
-        send(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))
+        send(*where, int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))

@@ -6,14 +6,16 @@ to. A SIZE above 1514 is a GSO packet of segments of 1514. RATE is in bytes a se
 room for. MODE is one of:
 
 - ``block``: block instead.
+- ``edge``: do not ask whether the tap can be written to, wait to be told that it can be again (``EPOLLET``).
 - ``detach``: detach the queue and attach it again all the time.
 - ``sndbuf=BYTES``: set the send buffer.
 - ``vhost``: send through vhost-net, from a ring as a virtual machine has it.
 - ``reset``: do so, and take the tap away from vhost-net and give it back all the time.
 
 After SECONDS, or a SIGTERM where the count does not matter, each ends with a line of JSON: what was ``sent``,
-and its ``share``, the bytes until then, as what is in a ring is still waited for. A tap that is deleted meanwhile is
-``gone``, one that takes nothing for long is ``stuck``.
+and its ``share``, the bytes between the time when all have begun and the queue is full, and then: what is in a ring is
+still waited for, and who comes first finds an empty queue and a burst's worth of tokens. A tap that is deleted
+meanwhile is ``gone``, one that takes nothing for long is ``stuck``.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Callable
 
 TUNSETIFF = 0x400454CA
 TUNSETSNDBUF, TUNSETQUEUE = 0x400454D4, 0x400454D9
@@ -47,6 +50,8 @@ HEADERS = 54
 #: Seconds after which a tap that cannot be written to is stuck: one that nobody wakes stays so, a turn that comes late
 #: on a busy computer comes.
 PATIENCE = 20.0
+#: Part of the time that is over before shares are counted.
+FILLING = 0.2
 
 
 def attach(name: str, *, multi: bool) -> int:
@@ -82,13 +87,29 @@ def flap(tap: int) -> None:
         fcntl.ioctl(tap, TUNSETQUEUE, struct.pack("16sH22x", b"", flag))
 
 
+def asked(tap: int) -> Callable[[], bool]:
+    """Return what waits until a tap can be written to, looking first whether it can."""
+    poller = select.poll()
+    poller.register(tap, select.POLLOUT)
+    return lambda: bool(poller.poll(PATIENCE * 1000))
+
+
+def told(tap: int) -> Callable[[], bool]:
+    """Return what waits until it is told that a tap can be written to again."""
+    edges = select.epoll()
+    edges.register(tap, select.EPOLLOUT | select.EPOLLET)
+    # It can be written to now.
+    edges.poll(0)
+    return lambda: bool(edges.poll(PATIENCE))
+
+
 def write(tap: int, number: int, size: int, rate: float, seconds: float, mode: str) -> dict[str, float]:
     """Write until the time is over."""
     data = frame(number, size)
     prepare(tap, mode)
-    poller = select.poll()
-    poller.register(tap, select.POLLOUT)
-    sent = refused = spurious = 0
+    wait = told if mode == "edge" else asked
+    ready = wait(tap)
+    sent = early = refused = spurious = 0
     stuck = gone = polled = False
     begun = now = time.monotonic()
     last, longest = begun, 0.0
@@ -108,7 +129,7 @@ def write(tap: int, number: int, size: int, rate: float, seconds: float, mode: s
                 polled = True
                 if mode == "detach":
                     flap(tap)
-                elif not poller.poll(PATIENCE * 1000):
+                elif not ready():
                     stuck = True
                     break
             except OSError as error:
@@ -119,6 +140,8 @@ def write(tap: int, number: int, size: int, rate: float, seconds: float, mode: s
                 time.sleep(0.01)
             else:
                 sent += 1
+                if now < begun + FILLING * seconds:
+                    early = sent
                 polled = False
                 longest = max(longest, time.monotonic() - last)
                 last = time.monotonic()
@@ -126,7 +149,7 @@ def write(tap: int, number: int, size: int, rate: float, seconds: float, mode: s
     return {
         "sent": sent,
         "bytes": sent * size,
-        "share": sent * size,
+        "share": (sent - early) * size,
         "refused": refused,
         "spurious": spurious,
         "longest": longest,
@@ -212,7 +235,7 @@ def send(tap: int, number: int, size: int, rate: float, seconds: float, mode: st
     ring = Ring(tap, frame(number, size))
     poller = select.poll()
     poller.register(ring.call, select.POLLIN)
-    sent = taken = share = 0
+    sent = taken = early = share = 0
     stuck = False
     begun = now = last = time.monotonic()
     longest, reset = 0.0, begun
@@ -238,8 +261,10 @@ def send(tap: int, number: int, size: int, rate: float, seconds: float, mode: st
         before = taken
         taken += (ring.taken - taken) & 0xFFFF
         now = time.monotonic()
+        if now < begun + FILLING * seconds:
+            early = taken
         if now < begun + seconds:
-            share = taken
+            share = taken - early
         if taken != before:
             longest = max(longest, now - last)
             last = now
@@ -262,12 +287,13 @@ def main() -> None:
     words = [word.split(":") for word in sys.argv[2:]]
     names = [row[0] for row in words]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    begin = time.monotonic() + 0.5
     for number, row in enumerate(words):
         tap = attach(row[0], multi=names.count(row[0]) > 1)
         if os.fork() == 0:
             # Wait for the others.
             signal.signal(signal.SIGTERM, over)
-            time.sleep(0.5)
+            time.sleep(max(0.0, begin - time.monotonic()))
             rate = float(row[2]) if row[2:] else 0.0
             mode = row[3] if row[3:] else ""
             work = send if mode in {"vhost", "reset"} else write

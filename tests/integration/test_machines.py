@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
+import struct
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import await_that
+from tests.conftest import TOPOLOGIES, answers_on_its_console, await_that
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,22 +54,7 @@ def test_a_guest_is_a_node_like_any_other(sandbox: Sandbox) -> None:
 
 def test_the_console_is_a_way_in_beside_the_agent(sandbox: Sandbox) -> None:
     sandbox.up(GUEST)
-    command = sandbox.argv("console", "a")
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sandbox.environment, cwd=sandbox.data
-    ) as console:
-        assert console.stdin is not None
-        assert console.stdout is not None
-        seen = b""
-        for line in (b"\n", b"echo answer-$((40 + 2))\n"):
-            console.stdin.write(line)
-            console.stdin.flush()
-            time.sleep(1)
-        while b"answer-42" not in seen:
-            piece = os.read(console.stdout.fileno(), 4096)
-            assert piece, seen
-            seen += piece
-        console.kill()
+    answers_on_its_console(sandbox, "a")
     assert sandbox.zdlab("exec", "a", "--", "true").status == 0
 
 
@@ -97,14 +82,22 @@ def test_every_qdisc_is_set_and_read_back(sandbox: Sandbox) -> None:
         "bfifo": "{kind: bfifo, limit: 64kb}",
         "pfifo_fast": "{kind: pfifo_fast}",
         "tbf": "{kind: tbf, rate: 20mbit, burst: 16kb, latency: 50ms, child: {kind: pfifo, limit: 70p}}",
-        "htb": "{kind: htb, default: 10, classes: [{id: 10, rate: 20mbit, qdisc: {kind: bfifo, limit: 32kb}}]}",
-        "prio": "{kind: prio, qdiscs: {1: {kind: pfifo, limit: 20p}}}",
-        "fq": "{kind: fq, limit: 2000p, flow_limit: 50p, maxrate: 10mbit}",
-        "fq_codel": "{kind: fq_codel, limit: 800p, target: 6ms, interval: 80ms, ecn: off}",
-        "codel": "{kind: codel, limit: 300p, target: 7ms}",
-        "sfq": "{kind: sfq, limit: 100p, perturb: 10s}",
-        "red": "{kind: red, limit: 400kb, min: 30kb, max: 90kb, avpkt: 1000, burst: 55p, bandwidth: 100mbit}",
-        "netem": "{kind: netem, delay: 20ms, jitter: 2ms, loss: 0.01, rate: 30mbit, limit: 500p}",
+        "htb": "{kind: htb, default: 1a, r2q: 20, "
+        "classes: [{id: 1, rate: 30mbit, ceil: 40gbit, prio: 2, quantum: 2000, "
+        "classes: [{id: 1a, rate: 20mbit, burst: 20kb, cburst: 30kb, prio: 3, quantum: 3000, "
+        "qdisc: {kind: bfifo, limit: 32kb}}]}]}",
+        "prio": "{kind: prio, bands: 4, priomap: [1, 2, 2, 2, 1, 2, 0, 0, 1, 1, 1, 1, 1, 1, 3, 3], "
+        "qdiscs: {1: {kind: pfifo, limit: 20p}}}",
+        "fq": "{kind: fq, limit: 2000p, flow_limit: 50p, maxrate: 10mbit, quantum: 3000, initial_quantum: 9000, "
+        "buckets: 512, orphan_mask: 511, pacing: off, refill_delay: 30ms}",
+        "fq_codel": "{kind: fq_codel, limit: 800p, flows: 512, target: 6ms, interval: 80ms, quantum: 900, ecn: off, "
+        "memory_limit: 1mb}",
+        "codel": "{kind: codel, limit: 300p, target: 7ms, interval: 70ms, ecn: on}",
+        "sfq": "{kind: sfq, limit: 100p, perturb: 10s, quantum: 3000, divisor: 512}",
+        "red": "{kind: red, limit: 400kb, min: 30kb, max: 90kb, avpkt: 900, burst: 55p, probability: 0.03, "
+        "bandwidth: 100mbit, ecn: on}",
+        "netem": "{kind: netem, delay: 20ms, jitter: 2ms, loss: 0.01, duplicate: 0, reorder: 0.03, corrupt: 0.04, "
+        "rate: 30mbit, limit: 500p}",
     }
     links = "".join(
         f"  l{number}: {{subnet: 10.1.{number}.0/24, ends: {{a: {{ingress: on, qdisc: {text}}}, b: {{}}}}}}\n"
@@ -120,7 +113,7 @@ def test_every_qdisc_is_set_and_read_back(sandbox: Sandbox) -> None:
     assert roots["eth3"]["options"]["rate"] * 8 == 20_000_000
     assert roots["eth7"]["options"]["limit"] == 800
     children = {row["parent"]: row for row in rows if "parent" in row and row["kind"] != "ingress"}
-    assert children["1:10"]["options"]["limit"] == 32 * 1024
+    assert children["1:1a"]["options"]["limit"] == 32 * 1024
 
 
 def test_a_value_the_kernel_changes_is_an_error_that_shows_both(sandbox: Sandbox) -> None:
@@ -150,6 +143,35 @@ def test_a_guest_that_does_not_come_up_is_told_with_its_last_lines(sandbox: Sand
     assert words in done.err
     assert console_line(done.err)
     assert "qemu-system" in done.err
+    sandbox.await_nothing_left()
+
+
+def test_the_least_memory_a_file_may_name_is_enough(sandbox: Sandbox) -> None:
+    sandbox.up(GUEST.replace("256mb", "96mb"), "--accel", "tcg")
+
+    assert sandbox.zdlab("exec", "a", "--", "ping", "-c", "1", "-W", "5", "10.1.0.2").status == 0
+
+
+def test_an_image_that_does_not_fit_into_memory_is_told(sandbox: Sandbox) -> None:
+    # As in a guest of 80 MB, which a file cannot ask for.
+    done = sandbox.zdlab("up", sandbox.file(GUEST.replace("256mb", '96mb, append: ["mem=80M"]')), "--accel", "tcg")
+
+    assert done.status == 3
+    assert "hint: its image does not fit into its memory" in done.err
+
+
+@pytest.mark.parametrize("sysctls", ["{}", "{net.ipv4.no_such: 1}"], ids=["alone", "with-another-error"])
+def test_what_qemu_says_goes_before_what_its_end_brings_about(sandbox: Sandbox, sysctls: str) -> None:
+    # QEMU ends while the node at the other end of its tap is wired.
+    text = GUEST.replace("memory: 256mb", "memory: 256mb, cpu_model: bogus").replace(
+        "host}", f"host, sysctls: {sysctls}}}"
+    )
+
+    for _ in range(4):
+        done = sandbox.zdlab("up", sandbox.file(text))
+
+        assert done.status == 3, done.err
+        assert "unable to find CPU model 'bogus'" in done.err
     sandbox.await_nothing_left()
 
 
@@ -184,8 +206,18 @@ def test_killing_qemu_ends_what_runs_in_it_and_leaves_the_lab_consistent(sandbox
     assert "SIGKILL" in again.err
     status = sandbox.zdlab("status", "-o", "json").json()
     assert {node["name"]: node["state"] for node in status["nodes"]} == {"a": "exited", "b": "up"}
-    assert sandbox.zdlab("exec", "b", "--", "true").status == 0
+    # The other end keeps its interface, and whoever looks at it finds what the status lists.
+    (link,) = json.loads(sandbox.zdlab("exec", "b", "--", "ip", "-j", "addr", "show", "dev", "eth0").out)
+    assert "NO-CARRIER" in link["flags"]
+    assert "10.1.0.2" in {entry["local"] for entry in link["addr_info"]}
+    capture = sandbox.start("capture", "wire", "--count", "1")
+    assert capture.stdout is not None
+    assert capture.stdout.read(4) == struct.pack("=I", 0xA1B2C3D4)
+    os.killpg(capture.pid, signal.SIGINT)
+    capture.communicate(timeout=10)
+    assert "b" in {row["node"] for row in sandbox.zdlab("stats", "-o", "json").json()}
     assert sandbox.zdlab("down").status == 0
+    sandbox.await_nothing_left()
 
 
 def test_a_panic_while_it_runs_is_told_to_whoever_waits(sandbox: Sandbox) -> None:
@@ -245,9 +277,26 @@ def test_two_queues_and_a_tap_without_vhost(sandbox: Sandbox) -> None:
     assert sandbox.zdlab("exec", "a", "--", "ping", "-c", "2", "-W", "5", "10.1.0.2").status == 0
 
 
+def test_the_driver_of_a_guest_does_not_undo_what_its_tap_is_to_be(sandbox: Sandbox) -> None:
+    sandbox.up(GUEST.replace("b: {}", "b: {offloads: {tso: off, checksum: off}}"))
+
+    features = sandbox.zdlab("exec", "b", "--", "ethtool", "-k", "eth0").out
+
+    assert "tcp-segmentation-offload: off" in features
+    assert "tx-checksumming: off" in features
+
+
 def test_files_of_a_private_directory(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.up(GUEST)
 
     for path in sandbox.runtime.rglob("*"):
         assert path.stat().st_uid == os.getuid()
     assert (sandbox.runtime / "zdlab").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_wire_between_two_machines_is_in_the_statistics(sandbox: Sandbox) -> None:
+    sandbox.up(TOPOLOGIES / "vm-pair.yaml")
+
+    rows = sandbox.zdlab("stats", "-o", "json").json()
+
+    assert {row["node"] for row in rows} == {"a", "b", "wire:wire"}

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sysconfig
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+from tests.conftest import TOPOLOGIES, as_nobody, without
 
-from tests.conftest import ROOT, TOPOLOGIES, Sandbox
+if TYPE_CHECKING:
+    from tests.conftest import Sandbox
 
 GUEST = """
 nodes: {a: {kind: machine, memory: 256mb}, b: {kind: host}}
 links: {wire: {subnet: 10.1.0.0/24, ends: {a: {}, b: {}}}}
 """
-NOBODY = 65534
-
-
-def without(setup: str) -> tuple[str, ...]:
-    """Return the beginning of a command line that runs the rest where something is different.
-
-    :param setup: shell commands, run in a mount namespace of their own.
-    """
-    return ("unshare", "--mount", "--propagation", "private", "sh", "-ec", f'{setup}\nexec "$@"', "sh")
 
 
 def test_a_full_disk_keeps_what_is_finished_and_says_so(sandbox: Sandbox) -> None:
@@ -70,6 +58,16 @@ def test_a_computer_without_tap_devices_is_told_what_to_do(sandbox: Sandbox) -> 
     sandbox.await_nothing_left()
 
 
+def test_tap_devices_are_missed_before_a_kernel_is_looked_for(sandbox: Sandbox) -> None:
+    # Finding a kernel may mean to build it, for ten minutes.
+    topology = sandbox.file(GUEST.replace("memory: 256mb", "memory: 256mb, kernel: ./missing/bzImage"))
+
+    done = sandbox.zdlab("up", topology, prefix=without("mount -t tmpfs tmpfs /dev/net"))
+
+    assert done.status == 3
+    assert "there is no /dev/net/tun" in done.err
+
+
 def test_a_computer_without_qemu_is_told_what_to_install(sandbox: Sandbox) -> None:
     program = shutil.which("qemu-system-x86_64")
 
@@ -87,55 +85,6 @@ def test_kvm_that_is_forced_and_not_there_is_an_error(sandbox: Sandbox) -> None:
     assert "KVM does not work here" in done.err
     assert "leave out --accel kvm" in done.err
     sandbox.await_nothing_left()
-
-
-@pytest.fixture
-def stranger() -> Iterator[Sandbox]:
-    """The command as a user who is not root, with a copy of zdlab that such a user can read.
-
-    Debian's own interpreter runs it: a virtual environment may be where only root can go.
-    """
-    home = Path(tempfile.mkdtemp(prefix="zdlab-test-"))
-    home.chmod(0o755)
-    for part in ("zdlab", "images"):
-        shutil.copytree(ROOT / part, home / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (home / "site").mkdir()
-    made = Sandbox(home)
-    made.python = "/usr/bin/python3"
-    made.environment |= {
-        "PYTHONPATH": f"{home}:{home / 'site'}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": str(home),
-        "XDG_CACHE_HOME": str(home / "cache"),
-    }
-    for path in [home, *home.rglob("*")]:
-        os.chown(path, NOBODY, NOBODY)
-    try:
-        yield made
-        made.await_nothing_left()
-    finally:
-        made.end()
-        shutil.rmtree(home)
-
-
-def as_nobody(stranger: Sandbox, setup: str = "true") -> tuple[str, ...]:
-    """Return the beginning of a command line that runs the rest as a user who is not root."""
-    packages = sysconfig.get_path("platlib")
-    identity = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs")
-    return (*without(f"mount --bind {packages} {stranger.data.parent / 'site'}\n{setup}"), *identity)
-
-
-def test_a_lab_of_namespaces_works_without_root(stranger: Sandbox) -> None:
-    prefix = as_nobody(stranger)
-    topology = stranger.file((TOPOLOGIES / "ns-tbf.yaml").read_text())
-
-    up = stranger.zdlab("up", topology, prefix=prefix)
-    assert up.status == 0, up.err
-    shown = stranger.zdlab("exec", "a", "--", "tc", "-s", "qdisc", "show", "dev", "eth0", prefix=prefix)
-    assert "qdisc tbf" in shown.out, shown.err
-    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in stranger.processes()}
-    assert owners == {NOBODY}
-    assert stranger.zdlab("down", prefix=prefix).status == 0
 
 
 def test_no_root_and_no_user_namespaces_is_told_what_to_change(stranger: Sandbox) -> None:

@@ -8,7 +8,7 @@ import signal
 import struct
 from typing import TYPE_CHECKING
 
-from tests.conftest import await_that
+from tests.conftest import answers_on_its_console, await_that
 
 if TYPE_CHECKING:
     from tests.conftest import Done, Sandbox
@@ -33,8 +33,9 @@ workloads:
   bulk: {tool: tcp_stream, from: a, to: b, flows: 5, duration: 4s}
 arms:
   stock:
-expectations:
+requires:
   - stock.br.qdisc_drops > 0
+expectations:
   - stock.a.qdisc_drops == 0
   - stock.a.retransmits > 0
 """
@@ -45,11 +46,19 @@ def run_in(sandbox: Sandbox, node: str, *command: str) -> Done:
 
 
 def test_nodes_in_a_machine_are_reached_like_any_other(sandbox: Sandbox) -> None:
-    sandbox.up(NODES)
+    two = NODES.replace("  b: {kind: host}\n", "  c: {kind: machine, in: A, memory: 256mb}\n  b: {kind: host}\n")
+    sandbox.up(two.replace("  side:", "  other: {ends: {c: {}, br: {}}}\n  side:"))
     data = os.urandom(300_000)
 
     nodes = {node["name"]: node for node in sandbox.zdlab("status", "-o", "json").json()["nodes"]}
-    assert {name: node["in"] for name, node in nodes.items()} == {"A": "", "br": "A", "h": "A", "a": "A", "b": ""}
+    assert {name: node["in"] for name, node in nodes.items()} == {
+        "A": "",
+        "br": "A",
+        "h": "A",
+        "a": "A",
+        "b": "",
+        "c": "A",
+    }
     assert nodes["a"]["state"] == nodes["A"]["state"] == "ready"
     # The computer may have no KVM that works; the machine on it has.
     assert nodes["a"]["accelerator"] == "kvm"
@@ -64,20 +73,40 @@ def test_nodes_in_a_machine_are_reached_like_any_other(sandbox: Sandbox) -> None
     assert run_in(sandbox, "h", "ping", "-c", "1", "-W", "5", "a").status == 0
     # What the computer's kernel has is not seen in the machine, and the other way round.
     devices = {row["ifname"] for row in json.loads(run_in(sandbox, "br", "ip", "-j", "link").out)}
-    assert devices == {"lo", "br0", "eth0", "eth1", "eth2"}
+    assert devices == {"lo", "br0", "eth0", "eth1", "eth2", "eth3"}
     qdiscs = {row["dev"]: row["kind"] for row in json.loads(run_in(sandbox, "br", "tc", "-j", "qdisc").out)}
-    assert qdiscs["eth2"] == "tbf"
+    assert qdiscs["eth3"] == "tbf"
     # The kernel's own thread serves the inner machine's card.
-    threads = run_in(sandbox, "A", "sh", "-c", "cat /proc/$(pidof qemu-system-x86_64)/task/*/comm").out
+    threads = run_in(
+        sandbox, "A", "sh", "-c", "for pid in $(pidof qemu-system-x86_64); do cat /proc/$pid/task/*/comm; done"
+    ).out
     assert "vhost-" in threads
     assert sandbox.zdlab("logs", "a").status == 0
     assert sandbox.zdlab("logs", "h").status == 2
+    assert {row["node"] for row in sandbox.zdlab("stats", "-o", "json").json()} >= {"a", "br", "b"}
+    _captured(sandbox, "a")
+    answers_on_its_console(sandbox, "a")
+
+    # A panic that is printed through two levels may take longer than an agent has to answer.
+    done = sandbox.zdlab("exec", "c", "--", "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 1000", timeout=60)
+    assert done.status == 3
+    assert "machine c panicked" in done.err or "machine c hangs" in done.err
+    assert "  console: " in done.err
+    assert run_in(sandbox, "a", "true").status == 0
+
+    os.kill(sandbox.pid_of("qemu-system"), signal.SIGKILL)
+    await_that(lambda: _states(sandbox)["a"] == "unknown", lambda: str(_states(sandbox)))
+    assert _states(sandbox)["A"] == "exited"
+    assert _states(sandbox)["b"] == "up"
 
 
-def test_packets_inside_a_machine_are_captured(sandbox: Sandbox) -> None:
-    hosts = NODES.replace("a: {kind: machine, in: A, memory: 256mb}", "a: {kind: host, in: A}")
-    sandbox.up(hosts.replace("tap: {vhost: on}, ", ""))
-    ping = sandbox.start("exec", "a", "--", "ping", "-i", "0.2", "-c", "50", "b")
+def _states(sandbox: Sandbox) -> dict[str, str]:
+    return {node["name"]: node["state"] for node in sandbox.zdlab("status", "-o", "json").json()["nodes"]}
+
+
+def _captured(sandbox: Sandbox, sender: str) -> None:
+    """Capture three packets that a node in A sends, at its link."""
+    ping = sandbox.start("exec", sender, "--", "ping", "-i", "0.2", "-c", "50", "b")
     try:
         done = sandbox.zdlab("capture", "inner", "--count", "3", "icmp")
     finally:
@@ -90,11 +119,18 @@ def test_packets_inside_a_machine_are_captured(sandbox: Sandbox) -> None:
     assert b"\x08\x00\x45" in done.stdout
 
 
+def test_packets_inside_a_machine_are_captured(sandbox: Sandbox) -> None:
+    hosts = NODES.replace("a: {kind: machine, in: A, memory: 256mb}", "a: {kind: host, in: A}")
+    sandbox.up(hosts.replace("tap: {vhost: on}, ", ""))
+
+    _captured(sandbox, "a")
+
+
 def test_an_experiment_counts_every_level(sandbox: Sandbox) -> None:
     done = sandbox.zdlab("run", sandbox.file(NODES + TRAFFIC), "--blocks", "1", "-o", "json")
 
     found = done.json()
-    assert [entry["verdict"] for entry in found["expectations"]] == ["pass"] * 3, found
+    assert [entry["verdict"] for entry in found["expectations"]] == ["pass"] * 2, found
     assert done.status == 0
     sandbox.await_nothing_left()
 
@@ -131,4 +167,17 @@ def test_kvm_that_is_asked_for_in_a_machine_must_be_there(sandbox: Sandbox) -> N
 
     assert done.status == 3
     assert "KVM does not work in A: /dev/kvm: " in done.err
+    sandbox.await_nothing_left()
+
+
+def test_a_nested_trial_under_the_virtual_clock_comes_out_the_same_twice(sandbox: Sandbox) -> None:
+    """A guest in the capsule, on its emulated KVM: as exact as all else."""
+    text = (NODES + TRAFFIC).replace("duration: 4s", "duration: 1s")
+
+    done = sandbox.zdlab("run", sandbox.file(text), "--clock", "virtual", "--blocks", "1", "--seed", "1", "-o", "json")
+
+    found = done.json()
+    assert set(found["machines"].values()) == {"the outermost machine is the capsule, those in it are its guests"}
+    assert found["repeats"] == {"stock": "identical"}
+    assert found["arms"]["stock"]["bytes_delivered"][0] > 0
     sandbox.await_nothing_left()

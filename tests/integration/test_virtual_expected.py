@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from statistics import mean, stdev
 from typing import Any, Final
@@ -11,10 +12,21 @@ import pytest
 
 from benchmarks.virtual import SEEDS, ExactCase, cases
 from tests.conftest import ROOT
-from zdlab.capsule.repeat import side_by_side
+from zdlab.capsule.trial import usual_parallel
 
 _EXPECTED: Final = ROOT / "tests" / "expected" / "virtual-clock.json"
-_CASE: Final = ExactCase("virtual-scale", "tbf-500-zd", 1)
+#: Those that are run again: few flows, as many as zD was made for, and a guest in a guest.
+_AGAIN: Final = [
+    *(ExactCase("virtual-scale", arm, 1) for arm in ("tbf-500-zd", "pfifo-5000-zd", "tbf-10000-zd")),
+    ExactCase("nested-tbf", "zd-both", 1),
+]
+#: Seeds for which it is measured again what a queue costs that is never full: one differs by 0.1 % from another.
+_COST_SEEDS: Final = (1, 2)
+#: Figures that count what was lost, whatever lost it, with the headroom's drops by kind.
+_LOST: Final = (
+    *("qdisc_drops", "device_drops", "softnet_drops", "socket_drops"),
+    *(f"zd_drops_{kind}" for kind in ("data", "ack", "syn", "rst", "other")),
+)
 
 
 @cache
@@ -50,18 +62,47 @@ def test_every_case_is_there() -> None:
         assert 0 < entry["figures"]["instructions"] < entry["virtual_seconds"] * 1e9
 
 
-@pytest.mark.parametrize("flows", [500, 5000, 10000])
+@pytest.mark.parametrize("flows", [100, 500, 2000, 5000, 10000])
 @pytest.mark.parametrize("queue", ["pfifo", "tbf"])
 def test_zd_drops_nothing_however_many_flows_there_are(queue: str, flows: int) -> None:
     stock, zd = (_figures("virtual-scale", f"{queue}-{flows}-{arm}") for arm in ("stock", "zd"))
 
-    assert stock["qdisc_drops"] > 1000
-    assert zd["qdisc_drops"] == 0
+    assert stock["qdisc_drops"] > 3 * flows
     assert zd["flows_without_data"] == 0
     assert zd["timeouts"] <= stock["timeouts"]
     assert zd["throughput_bps"] > 0.98 * stock["throughput_bps"]
     assert zd["jain_index"] >= max(0.95, stock["jain_index"])
     assert zd["backlog_max_bytes"] <= stock["backlog_max_bytes"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in cases() if case.topology in {"virtual-scale", "virtual-queues"} and case.arm.endswith("-zd")],
+    ids=lambda case: case.name,
+)
+def test_sockets_wait_in_turn_and_nothing_is_lost_anywhere(case: ExactCase) -> None:
+    figures = _figures(case.topology, case.arm)
+
+    lost = {name: figures[name] for name in _LOST}
+    if "10000" in case.arm:
+        # What comes to a receiver whose window is closed is all that is sent again.
+        assert figures["retransmits"] <= lost.pop("socket_drops") < 0.001 * figures["packets"]
+    assert lost == dict.fromkeys(lost, 0)
+    assert figures["zd_parked"] > 0
+    # What is handed back was made in vain.
+    assert figures["zd_refused"] < 0.1 * figures["packets"]
+    assert figures["zd_wakes_unused"] < 0.1 * figures["zd_resumed"]
+    # Those that are parked when the clients end are closed.
+    assert 0 <= figures["zd_parked"] - figures["zd_resumed"] <= 10000
+
+
+@pytest.mark.parametrize("flows", [100, 500, 2000, 5000, 10000])
+@pytest.mark.parametrize("queue", ["pfifo", "tbf"])
+def test_nobody_waits_longer_than_until_all_others_had_their_turn(queue: str, flows: int) -> None:
+    figures = _figures("virtual-scale", f"{queue}-{flows}-zd")
+
+    # A turn is two packets.
+    assert 0 < figures["zd_longest_park_s"] < 1.1 * flows * 2 * 1514 * 8 / 200e6
 
 
 @pytest.mark.parametrize("kind", ["gso", "ipv6", "bfifo"])
@@ -114,21 +155,40 @@ def test_a_queue_that_makes_wait_is_no_slower_than_one_that_holds_it_all() -> No
     assert zd["instructions_per_gb"] < deep["instructions_per_gb"]
 
 
+@pytest.mark.parametrize("arm", ["zd-hypervisor", "zd-both"])
 @pytest.mark.parametrize("gso", ["", "-gso"], ids=["frames", "gso"])
 @pytest.mark.parametrize("topology", ["nested-tbf", "nested-pfifo"])
-def test_pressure_of_the_hypervisors_queue_reaches_the_guests_sockets(topology: str, gso: str) -> None:
-    stock, zd = (_figures(topology, f"{arm}{gso}") for arm in ("stock", "zd-both"))
-    again, spared = (_of_node(topology, f"{arm}{gso}", "a", "retransmits") for arm in ("stock", "zd-both"))
+def test_pressure_of_the_hypervisors_queue_reaches_the_guests_sockets(topology: str, gso: str, arm: str) -> None:
+    stock, zd = _figures(topology, f"stock{gso}"), _figures(topology, f"{arm}{gso}")
+    again, spared = (_of_node(topology, f"{name}{gso}", "a", "retransmits") for name in ("stock", arm))
 
     assert _of_node(topology, f"stock{gso}", "br", "qdisc_drops") > 100
     assert again > 100
-    assert zd["qdisc_drops"] == 0
+    assert {name: zd[name] for name in _LOST} == dict.fromkeys(_LOST, 0)
     assert spared <= 0.1 * again
-    assert zd["throughput_bps"] > 0.95 * stock["throughput_bps"]
+    assert zd["throughput_bps"] > 0.99 * stock["throughput_bps"]
+    assert zd["flows_without_data"] == 0
 
 
 @pytest.mark.parametrize(
-    ("control", "arm"), [("stock", "zd-hypervisor"), ("stock", "zd-both"), ("stock-gso", "zd-both-gso")]
+    ("topology", "gso"),
+    [("nested-tbf", ""), ("nested-tbf", "-gso"), ("nested-pfifo", ""), ("nested-pfifo", "-gso"), ("nested-many", "")],
+)
+def test_in_the_guests_alone_zd_helps_nothing_where_the_hypervisors_queue_drops(topology: str, gso: str) -> None:
+    arm = f"zd-vm{gso}"
+
+    assert _of_node(topology, arm, "br", "qdisc_drops") > 100
+    assert _figures(topology, arm)["retransmits"] > 0.5 * _figures(topology, f"stock{gso}")["retransmits"]
+
+
+@pytest.mark.parametrize(
+    ("control", "arm"),
+    [
+        ("stock", "zd-hypervisor"),
+        ("stock", "zd-both"),
+        ("stock-gso", "zd-hypervisor-gso"),
+        ("stock-gso", "zd-both-gso"),
+    ],
 )
 def test_guests_of_one_uplink_have_equal_parts(control: str, arm: str) -> None:
     stock, zd = _figures("nested-many", control), _figures("nested-many", arm)
@@ -139,18 +199,46 @@ def test_guests_of_one_uplink_have_equal_parts(control: str, arm: str) -> None:
     assert zd["retransmits"] <= 0.1 * stock["retransmits"]
     assert zd["jain_workloads"] > 0.95
     assert zd["bytes_delivered"] > 0.95 * stock["bytes_delivered"]
-    # With packets of several segments what waits in a guest's ring is too long for some retransmit timers: these flows
-    # end late.
-    assert zd["throughput_bps"] > (0.75 if arm.endswith("-gso") else 0.95) * stock["throughput_bps"]
+    assert zd["throughput_bps"] > 0.95 * stock["throughput_bps"]
 
 
-def test_a_case_comes_out_as_it_is_known_to() -> None:
+def test_a_bound_on_what_each_guest_may_have_under_way_is_no_turn_of_each() -> None:
+    """What mainline has, tuned to this very case, against zD, which is told nothing."""
+    bound, zd = (_figures("nested-many", arm) for arm in ("sndbuf-gso", "zd-hypervisor-gso"))
+
+    assert bound["qdisc_drops"] == 0
+    assert bound["jain_workloads"] < 0.9
+    assert zd["jain_workloads"] > 0.95
+
+
+@pytest.mark.timeout(900)
+def test_the_kernel_at_hand_costs_nothing_where_no_queue_is_full() -> None:
+    """As the record has it, of kernels that may be newer: switched off, and switched on."""
+    arms = ("free-stock", "free-off", "free-zd")
+    made = [ExactCase("virtual-cost", arm, seed) for arm in arms for seed in _COST_SEEDS]
+    setups = {case: case.setup() for case in made}
+
+    with ThreadPoolExecutor(usual_parallel()) as pool:
+        figures = dict(zip(made, pool.map(lambda case: case.run(setups[case])["figures"], made), strict=True))
+
+    assert all(found["qdisc_drops"] == 0 for found in figures.values())
+    cost = {
+        arm: mean(figures[ExactCase("virtual-cost", arm, seed)]["instructions_per_gb"] for seed in _COST_SEEDS)
+        for arm in arms
+    }
+    assert cost["free-off"] == pytest.approx(cost["free-stock"], rel=0.005)
+    assert cost["free-zd"] < 1.005 * cost["free-stock"]
+
+
+@pytest.mark.parametrize("case", _AGAIN, ids=lambda case: case.arm)
+def test_a_case_comes_out_as_it_is_known_to(case: ExactCase) -> None:
     """To the bit where kernel, image and QEMU are those it was made with; else the same twice, and the same answer."""
-    expected = _expected()[_CASE.name]
-    setup = _CASE.setup()
-    same = _CASE.identity(setup).items() <= expected.items()
+    expected = _expected()[case.name]
+    setup = case.setup()
+    same = case.identity(setup).items() <= expected.items()
 
-    runs = side_by_side(lambda _number: _CASE.run(setup), range(1 if same else 2), 2)
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _number: case.run(setup), range(1 if same else 2)))
 
     assert all(run == runs[0] for run in runs)
     if same:

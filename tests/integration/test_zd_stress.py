@@ -6,15 +6,18 @@ minutes on the kernel that checks locks, memory and lists.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.integration.zd_guest import BRIDGE, V4, V6, Guest, zd_guest
+from zdlab.errors import GuestError
 
 SECONDS = float(os.environ.get("ZDLAB_STRESS_SECONDS", "40"))
 SCRIPT = Path(__file__).with_name("churn.py")
@@ -82,13 +85,40 @@ TAP_EVENTS = (
 ORPHANS = "echo 1 > /proc/sys/net/ipv4/tcp_orphan_retries"
 
 
-@pytest.mark.timeout(SECONDS * 4 + 500)
+#: What a kernel says when it meets a breakpoint it knows nothing of, and how often a test may begin anew for that.
+BREAKPOINT, ATTEMPTS = "Oops: int3", 4
+
+
+def but_for_breakpoints(test: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Begin a test anew when the emulator lost a breakpoint.
+
+    The switch is a static key: to flip it the kernel writes a breakpoint over code that another CPU may be about to
+    run. QEMU's multithreaded emulation (seen with 7.2) now and then raises it when the kernel no longer, or not yet,
+    expects one, and the guest panics in whatever code that was. Nothing else looks like that.
+    """
+
+    @functools.wraps(test)
+    def attempted(tmp_path: Path) -> None:
+        for attempt in range(ATTEMPTS):
+            (tmp_path / str(attempt)).mkdir()
+            try:
+                return test(tmp_path / str(attempt))
+            except GuestError as error:
+                if attempt + 1 == ATTEMPTS or not any(BREAKPOINT in line for line in error.console):
+                    raise
+        return None
+
+    return attempted
+
+
+@pytest.mark.timeout(SECONDS * 8 + 900)
+@but_for_breakpoints
 def test_nothing_stalls_leaks_or_complains(tmp_path: Path) -> None:
     chance = random.Random(20260101)  # noqa: S311 - the same order every time
     with zd_guest(str(tmp_path), Guest) as guest:
         guest.lab.put_file("a", "/tmp/churn.py", SCRIPT.read_bytes())
         guest.run(ORPHANS)
-        before = guest.sockets()
+        before, slabs = guest.sockets(), guest.slabs()
         servers = [
             guest.lab.spawn("b", ["/usr/bin/python3", "-I", "-S", str(SCRIPT), "listen", host, "7000"])
             for host in (V4, V6)
@@ -118,9 +148,11 @@ def test_nothing_stalls_leaks_or_complains(tmp_path: Path) -> None:
             assert report["stuck"] == 0
         guest.await_nobody_parked()
         guest.await_sockets(before)
+        guest.await_slabs(slabs)
 
 
-@pytest.mark.timeout(SECONDS * 4 + 500)
+@pytest.mark.timeout(SECONDS * 8 + 900)
+@but_for_breakpoints
 def test_taps_beside_sockets_do_not_stall_either(tmp_path: Path) -> None:
     chance = random.Random(20260102)  # noqa: S311 - the same order every time
     events = [event.replace("ip addr add fd01::1/64 dev eth0 nodad", "true") for event in EVENTS]
@@ -128,7 +160,7 @@ def test_taps_beside_sockets_do_not_stall_either(tmp_path: Path) -> None:
         guest.lab.put_file("a", "/tmp/churn.py", SCRIPT.read_bytes())
         guest.lab.put_file("a", "/tmp/taps.py", TAPS.read_bytes())
         guest.run(f"{BRIDGE}; {ORPHANS}")
-        before = guest.sockets()
+        before, slabs = guest.sockets(), guest.slabs()
         server = guest.lab.spawn("b", ["/usr/bin/python3", "-I", "-S", str(SCRIPT), "listen", V4, "7000"])
         guest.run(f"{TBF}; echo 1 > /proc/sys/net/core/zd")
         churn = [*PYTHON.split(), "/tmp/churn.py", "send", V4, "7000", "60", "30", str(SECONDS)]
@@ -156,3 +188,4 @@ def test_taps_beside_sockets_do_not_stall_either(tmp_path: Path) -> None:
         assert report["stuck"] == 0
         guest.await_nobody_parked()
         guest.await_sockets(before)
+        guest.await_slabs(slabs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,14 +13,21 @@ from typing import TypeVar
 
 import pytest
 
-from zdlab.experiment.setup import guest_programs
-from zdlab.experiment.workloads import GUEST_TOOLS
+from zdlab.errors import GuestError
 from zdlab.lab.client import Lab
+from zdlab.lab.connection import LabProcess
 from zdlab.lab.resources import boot_files
 from zdlab.measure.counters import NodeDelta, node_delta
 from zdlab.plan.build import build_plan
 from zdlab.topology import parse_topology
-from zdlab.traffic import Finished, TrafficResult, TrafficSpec, traffic_commands, traffic_result, traffic_tools
+from zdlab.traffic import (
+    GUEST_TOOLS,
+    TrafficSpec,
+    guest_programs,
+    traffic_commands,
+    traffic_tools,
+)
+from zdlab.traffic.result import Finished, TrafficResult, traffic_result
 
 V4, V6 = "10.1.0.2", "fd01::2"
 _TOPOLOGY = """
@@ -41,6 +48,14 @@ BRIDGE = (
     "ip tuntap add dev m0 mode tap vnet_hdr multi_queue; ip link set m0 master br0 up; "
     "ip link set m0 type bridge_slave flood off mcast_flood off bcast_flood off learning off"
 )
+
+#: What a guest's end says where its kernel's log has something in it.
+COMPLAINED = "the kernel complained"
+
+#: Slabs of sockets, and of the packets of TCP.
+_SLABS = ("TCP", "TCPv6", "skbuff_fclone_cache", "skbuff_small_head", "skbuff_head_cache")
+#: A CPU keeps as many heads of packets at hand (``NAPI_SKB_CACHE_SIZE``, ``net/core/skbuff.c``); guests have two CPUs.
+_HEADS_AT_HAND = 2 * 64
 
 
 @dataclass
@@ -83,9 +98,7 @@ class Guest:
         programs = {"client": GUEST_TOOLS, "server": self._tools}
         commands = traffic_commands(spec, programs=programs, directory=PurePosixPath("/run"), name="zd")  # type: ignore[arg-type]
         server = self.lab.spawn("b", commands.server.argv)
-        while b"listening=" not in server.output()[0]:
-            with pytest.raises(TimeoutError):
-                server.wait(0.05)
+        await_listening(server)
         client = self.lab.spawn("a", commands.client.argv)
         results: list[TrafficResult] = []
         try:
@@ -120,22 +133,30 @@ class Guest:
             self.await_somebody_parked()
             self.run("pidof tcp_stream | xargs kill -9")
 
-    def change_then_kill(self, count: int, change: str) -> None:
+    def change_then_kill(self, count: int, change: str, first: str = "true") -> None:
         """Change what is below a sender of many flows, wait until none of them is parked any more, and kill it.
 
         The traffic goes on, or tries to: only being let go takes its sockets off the list.
 
+        :param first: what makes that so, as soon as somebody is parked.
         :raises TrafficError: always: the traffic comes to nothing.
         """
         with self.flows(count, 30):
             self.await_somebody_parked()
-            time.sleep(1)
+            self.run(first)
+            time.sleep(1.5)
+            self.await_somebody_parked()
             self.run(change)
             try:
-                self.await_nobody_parked()
+                # At once, not one by one as the queue's timer looks again.
+                self.await_nobody_parked(4)
             finally:
-                self.run("ip link set eth0 up; ip addr add fd01::1/64 dev eth0 nodad 2>/dev/null || true")
+                self.run("ip link del d0 2>/dev/null || true; ip link set eth0 up")
+                self.run("ip route replace 10.1.0.0/24 dev eth0 src 10.1.0.1")
+                self.run("ip addr add fd01::1/64 dev eth0 nodad 2>/dev/null || true")
                 self.run("pidof tcp_stream | xargs kill -9")
+                # However slow it was: what they send last tells the other end.
+                self.run("tc qdisc del dev eth0 root 2>/dev/null || true")
 
     def await_somebody_parked(self) -> None:
         """Fail when nobody is ever parked."""
@@ -162,6 +183,24 @@ class Guest:
             assert time.monotonic() < deadline, self.run("cat /proc/net/protocols; ss -tan")
             time.sleep(0.5)
 
+    def slabs(self) -> dict[str, int]:
+        """Return how many sockets and packets there is memory in use for."""
+        shrink = "; ".join(f"echo 1 > /sys/kernel/slab/{name}/shrink" for name in _SLABS)
+        rows = [line.split() for line in self.run(f"{shrink}; cat /proc/slabinfo").splitlines()]
+        objects = {row[0]: int(row[1]) for row in rows if row[0] in _SLABS}
+        assert set(objects) == set(_SLABS), objects
+        return objects
+
+    def await_slabs(self, before: Mapping[str, int]) -> None:
+        """Fail when memory of sockets or packets stays in use."""
+        deadline = time.monotonic() + 90
+        most = {**before, "skbuff_head_cache": before["skbuff_head_cache"] + _HEADS_AT_HAND}
+        now = self.slabs()
+        while any(now[name] > most[name] for name in most):
+            assert time.monotonic() < deadline, (before, now)
+            time.sleep(0.5)
+            now = self.slabs()
+
     def complaints(self) -> list[str]:
         """Return what the kernel complained about."""
         # Of data races those of zD: where KCSAN looks, mainline has its own.
@@ -169,6 +208,18 @@ class Guest:
             r"WARNING|BUG(?!: KCSAN)|KCSAN: .*zd|Call Trace|detected stall|soft lockup|blocked for more|refcount_t|Oops"
         )
         return [line for line in self.run("dmesg").splitlines() if words.search(line)]
+
+
+def await_listening(server: LabProcess) -> None:
+    """Wait until a server says that it listens."""
+    while b"listening" not in server.output()[0]:
+        with pytest.raises(TimeoutError):
+            server.wait(0.05)
+
+
+def _check_complaints(guest: Guest) -> None:
+    complaints = guest.complaints()
+    assert not complaints, f"{COMPLAINED}: {complaints}"
 
 
 AnyGuest = TypeVar("AnyGuest", bound=Guest)
@@ -195,8 +246,14 @@ def zd_guest(runtime: str, kind: type[AnyGuest]) -> Iterator[AnyGuest]:
             made = kind(lab, PurePosixPath(tools.directory))
             try:
                 yield made
-            finally:
-                # Also of a test that failed: this is likely why.
-                assert made.complaints() == []
+            except GuestError as error:
+                # It cannot be asked for its log any more.
+                error.add_note("\n".join(error.console))
+                raise
+            except BaseException:
+                # This is likely why the test failed.
+                _check_complaints(made)
+                raise
+            _check_complaints(made)
     finally:
         patch.undo()
