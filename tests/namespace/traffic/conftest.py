@@ -94,10 +94,13 @@ class NetPair:
         names, values = (line.split() for line in text.splitlines() if line.startswith("Tcp:"))
         return int(values[names.index(name)])
 
-    def peers(self, side: Side) -> set[str]:
-        """Return the far ends ``address:port`` of the established connections of ``side``."""
+    def connections(self, side: Side) -> set[tuple[str, str]]:
+        """Return the near and far ends ``address:port`` of the established connections of ``side``.
+
+        Both ends, as the control connection and a flow, which go to different ports, may come from the same one.
+        """
         lines = self.run(side, ["ss", "-Htn", "state", "established"]).splitlines()
-        return {line.split()[-1] for line in lines}
+        return {(near, far) for near, far in (line.split()[-2:] for line in lines)}
 
 
 class TrafficRun:
@@ -128,8 +131,8 @@ class TrafficRun:
     def await_flows(self, count: int) -> None:
         """Wait until the server's namespace has ``count`` connections beside the control connection."""
         deadline = time.monotonic() + 30
-        while len(self.pair.peers("server")) < count + 1:
-            assert time.monotonic() < deadline, "the flows do not connect"
+        while (connected := len(self.pair.connections("server"))) < count + 1:
+            assert time.monotonic() < deadline, f"{connected} connections instead of {count + 1}"
             time.sleep(0.05)
 
     def finish(self, spec: TrafficSpec, processes: dict[Side, subprocess.Popen[str]]) -> dict[Side, Finished]:

@@ -164,7 +164,7 @@ def test_the_reading_end_closes_so_that_no_reset_meets_the_congestion(traffic: T
 
     assert traffic.pair.tcp_counter("client", "OutRsts") == 0
     assert traffic.pair.tcp_counter("server", "OutRsts") >= 300
-    assert not traffic.pair.peers("client")
+    assert not traffic.pair.connections("client")
 
 
 def test_time_wait_closes_without_resets(traffic: TrafficRun) -> None:
@@ -198,10 +198,10 @@ def test_flows_spread_over_ports_and_addresses(traffic: TrafficRun) -> None:
     traffic.pair.ip("client", "address", "add", "10.77.0.9/24", "dev", "veth0")
     spec = TrafficSpec("tcp_stream", SERVER, flows=12, seconds=3, num_ports=3, local_hosts=("10.77.0.1", "10.77.0.9"))
     traffic.start(spec)
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     deadline = time.monotonic() + 30
     while len(seen) < 13 and time.monotonic() < deadline:
-        seen = traffic.pair.peers("server")
+        seen = traffic.pair.connections("server")
 
     lines = traffic.pair.run("server", ["ss", "-Htn", "state", "established"]).splitlines()
     ends = [(line.split()[-2].rpartition(":")[2], line.split()[-1].rpartition(":")[0]) for line in lines]
@@ -219,7 +219,7 @@ def test_source_ports_follow_one_another(traffic: TrafficRun) -> None:
     ports: set[int] = set()
     deadline = time.monotonic() + 30
     while len(ports) < 6 and time.monotonic() < deadline:
-        ports = {int(peer.rpartition(":")[2]) for peer in traffic.pair.peers("server")}
+        ports = {int(far.rpartition(":")[2]) for _, far in traffic.pair.connections("server")}
 
     assert set(range(21000, 21005)) < ports
 
