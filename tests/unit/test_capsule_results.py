@@ -106,9 +106,12 @@ def test_what_went_wrong_inside_is_raised_outside() -> None:
 def test_a_nanosecond_that_was_not_idle_is_an_instruction() -> None:
     figures = instruction_figures({"ns": 100, "idle_ns": 10}, {"ns": 1100, "idle_ns": 410}, 2e9)
 
-    assert figures == {"instructions": 600.0, "instructions_per_gb": 300.0}
+    assert figures == {"instructions": 600.0, "cpu_busy": 0.6, "instructions_per_gb": 300.0}
     assert instruction_figures({}, {}, 1e9) == {}
-    assert instruction_figures({"ns": 0, "idle_ns": 0}, {"ns": 5, "idle_ns": 0}, 0) == {"instructions": 5.0}
+    assert instruction_figures({"ns": 0, "idle_ns": 0}, {"ns": 5, "idle_ns": 0}, 0) == {
+        "instructions": 5.0,
+        "cpu_busy": 1.0,
+    }
 
 
 def test_the_command_line_lets_nothing_in(tmp_path: Path) -> None:

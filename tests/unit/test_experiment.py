@@ -287,6 +287,23 @@ def test_trials_that_could_not_have_shown_anything_are_invalid(trials: list[Tria
     assert reason in said
 
 
+@pytest.mark.parametrize(
+    ("busy", "said"),
+    [
+        ((0.99, 0.97), "could not have shown drops; its CPU was busy 97 % of the time"),
+        ((0.99, 0.5), "have shown drops"),
+    ],
+)
+def test_a_busy_cpu_is_named_where_it_kept_the_queue_from_filling(busy: tuple[float, float], said: str) -> None:
+    idle = _trials("stock", [{"qdisc_drops": 0, "cpu_busy": share} for share in busy], queues=(_ROOMY,))
+
+    verdict, reason = _judged("deep.qdisc_drops == 0", idle + CLEAN)
+
+    assert verdict == "invalid"
+    assert said in reason
+    assert ("CPU" in reason) == (min(busy) > 0.9)
+
+
 def test_a_full_queue_or_a_drop_in_every_control_trial_is_pressure_enough() -> None:
     assert _judged("deep.qdisc_drops == 0", _trials("stock", _drops(0, 1)) + CLEAN)[0] == "pass"
     assert _judged("deep.qdisc_drops == 0", _trials("stock", _drops(2, 1), queues=()) + CLEAN)[0] == "pass"

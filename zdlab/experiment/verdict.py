@@ -23,6 +23,8 @@ _COMPARE: Final[Mapping[str, Callable[[float, float], bool]]] = {
 _NEEDS_PRESSURE: Final = frozenset(
     {"qdisc_drops", "qdisc_drops_per_gb", "retransmits", "retransmits_per_gb", "timeouts", "socket_drops"}
 )
+#: Part of the time from which on a CPU is taken for what limits the traffic.
+_SATURATED: Final = 0.9
 #: Of a node, what only a queue of that very node makes.
 _OF_OWN_QUEUES: Final = frozenset({"qdisc_drops"})
 
@@ -144,8 +146,16 @@ def _idle(figure: Figure, trials: Sequence[Trial], control: str | None) -> str:
     queue = "no queue" + (f" of {node}" if node else "")
     return (
         f"{queue} was full in {idle} of {len(controls)} trials of the control arm {control}: "
-        "the traffic could not have shown drops"
+        f"the traffic could not have shown drops{_slow(controls)}"
     )
+
+
+def _slow(trials: Sequence[Trial]) -> str:
+    """Return that a CPU may have been what limited the traffic, where it is known, as a capsule's is."""
+    busy = [trial.figures["cpu_busy"] for trial in trials if "cpu_busy" in trial.figures]
+    if not busy or min(busy) < _SATURATED:
+        return ""
+    return f"; its CPU was busy {100 * min(busy):.0f} % of the time, so that the CPU was the limit and not the queue"
 
 
 def _value(figure: Figure, trial: Trial) -> float | None:

@@ -124,8 +124,10 @@ def instruction_figures(started: Mapping[str, int], stopped: Mapping[str, int], 
     """
     if not started or not stopped:
         return {}
-    spent = float(stopped["ns"] - started["ns"] - (stopped["idle_ns"] - started["idle_ns"]))
-    return {"instructions": spent} | ({"instructions_per_gb": spent / delivered * GB} if delivered > 0 else {})
+    passed = float(stopped["ns"] - started["ns"])
+    spent = passed - (stopped["idle_ns"] - started["idle_ns"])
+    figures = {"instructions": spent, "cpu_busy": spent / passed} if passed > 0 else {}
+    return figures | ({"instructions_per_gb": spent / delivered * GB} if delivered > 0 else {})
 
 
 def _traffic(workloads: Sequence[TrafficFigures]) -> dict[str, float]:

@@ -105,6 +105,7 @@ _ALL = (
     Metric("retransmits_per_gb", "1/GB", "lower", "retransmits per 10^9 bytes delivered"),
     Metric("cpu_seconds_per_gb", "s/GB", "lower", "CPU time per 10^9 bytes delivered"),
     Metric("instructions", "", "lower", "virtual clock: instructions executed while the traffic ran"),
+    Metric("cpu_busy", "", "lower", "virtual clock: part of the test's time in which the only CPU was busy, 0 to 1"),
     Metric("instructions_per_gb", "1/GB", "lower", "virtual clock: instructions per 10^9 bytes delivered"),
 )
 
