@@ -282,7 +282,7 @@ def test_the_other_arms_of_ready_topologies_carry_traffic(sandbox: Sandbox, name
     # A tenth of the flows, each ten times as fast, for a short time.
     shorter = {
         r"flows: (\d+)0\b": r"flows: \1",
-        '"32kbit", "--start-jitter", "2"': '"320kbit", "--start-jitter", "0.2"',
+        '"20kbit", "--start-jitter", "12"': '"200kbit", "--start-jitter", "0.2"',
         r"duration: \d+s": "duration: 2s",
         r"start: \d+s": "start: 0s",
     }
