@@ -86,9 +86,12 @@ class Sandbox:
         return Done(finished.returncode, finished.stdout, finished.stderr)
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
-        """Start a verb in a process group of its own, as a shell does."""
+        """Start a verb in a process group of its own and with the usual signals, as a shell does.
+
+        The tests may run under ``nohup``, or in the background of a script.
+        """
         return subprocess.Popen(
-            self.argv(*arguments),
+            ["/usr/bin/env", "--default-signal=HUP,INT,TERM", *self.argv(*arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

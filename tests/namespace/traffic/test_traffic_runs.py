@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.conftest import await_that
 from zdlab.traffic.command import TrafficSpec
 from zdlab.traffic.flows import parse_flow_summary, parse_samples
 
@@ -178,8 +179,12 @@ def test_time_wait_closes_without_resets(traffic: TrafficRun) -> None:
 
     assert traffic.pair.tcp_counter("client", "OutRsts") == 0
     assert traffic.pair.tcp_counter("server", "OutRsts") == 0
-    in_time_wait = traffic.pair.run("client", ["ss", "-Htn", "state", "time-wait"]).splitlines()
-    assert len(in_time_wait) >= 50
+
+    def in_time_wait() -> int:
+        return len(traffic.pair.run("client", ["ss", "-Htn", "state", "time-wait"]).splitlines())
+
+    # Each is there as soon as the server has closed its end, too, which it may do after the client has ended.
+    await_that(lambda: in_time_wait() >= 50, lambda: f"{in_time_wait()} connections in TIME-WAIT")
 
 
 def test_the_client_waits_for_a_server_that_starts_later(traffic: TrafficRun) -> None:
