@@ -81,6 +81,9 @@ NEEDED = ("_decimal",)
 #: What packages import only where it is there, for parts of theirs that zdlab does not use. Compiled, it would make the
 #: image depend on more than sources, and every capsule pays for each import.
 OPTIONAL = ("psutil",)
+#: Of marshal's formats the last that writes down nothing but the code. Later ones tell strings that are interned, and
+#: values something else refers to as well, from others: what this process happened to load before would show.
+PLAIN = 2
 #: Python finds its library by this module, whether or not it reads it.
 LANDMARK = "os"
 
@@ -91,7 +94,7 @@ def compiled(path: str) -> bytes:
         source = file.read()
     code = compile(source, os.path.basename(path), "exec", dont_inherit=True, optimize=2)
     # The flags say: identified by a hash of the source, not to be checked. The hash is not needed then.
-    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
+    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code, PLAIN)
 
 
 def guest_path(path: str, roots: list[str]) -> str:
