@@ -243,7 +243,9 @@ def _add_python(gathered: _Gathered, *, capsule: bool) -> None:
         if path.suffix == ".so":
             gathered.add(str(path), path)
     gathered.entries[f"{found['library']}/lib-dynload"] = cpio.directory()
-    gathered.entries[f"{gather.AGENT_ROOT}/zdlab/__init__.py"] = cpio.file(b"")
+    for package in (f"{gather.AGENT_ROOT}/{name}" for name in gather.BARE):
+        if any(path.startswith(f"{package}/") for path in found["files"]):
+            gathered.entries[f"{package}/__init__.py"] = cpio.file(b"")
     for name in ("start.py", "capsule.py") if capsule else ("start.py",):
         start = images_dir() / "init" / name
         gathered.entries[f"{gather.AGENT_ROOT}/{name}"] = cpio.file(gathered.read(start))

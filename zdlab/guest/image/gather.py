@@ -78,9 +78,9 @@ AGENT_ROOT = "/usr/lib/zdlab"
 WITHOUT = ("_bz2", "_decimal", "_hashlib", "_lzma")
 #: Of these, what zdlab's own modules cannot do without.
 NEEDED = ("_decimal",)
-#: What packages import only where it is there, for parts of theirs that zdlab does not use. Compiled, it would make the
-#: image depend on more than sources, and every capsule pays for each import.
-OPTIONAL = ("psutil",)
+#: Packages that come without their own ``__init__``: zdlab's belongs to the computer's side, and pyroute2's loads all
+#: there is of it, most of which zdlab does not use, while every capsule pays for each import.
+BARE = ("zdlab", "pyroute2")
 #: Of marshal's formats the last that writes down nothing but the code. Later ones tell strings that are interned, and
 #: values something else refers to as well, from others: what this process happened to load before would show.
 PLAIN = 2
@@ -109,14 +109,16 @@ def load(root: str, modules: list[str], others: list[str]) -> None:
     """Import all of it; what each of them imports comes along."""
     sys.path.insert(0, root)
     sys.path.extend(others)
-    # The package's own __init__ stays out: it belongs to the computer's side.
-    package = type(sys)("zdlab")
-    package.__path__ = [os.path.join(root, "zdlab")]
-    sys.modules["zdlab"] = package
+    for name in BARE:
+        for directory in (root, *others):
+            if os.path.isdir(os.path.join(directory, name)):
+                package = type(sys)(name)
+                package.__path__ = [os.path.join(directory, name)]
+                sys.modules[name] = package
+                break
     for file in sorted(os.listdir(os.path.join(root, "zdlab", "agent"))):
         if file.endswith(".py"):
             importlib.import_module(f"zdlab.agent.{file[:-3]}".removesuffix(".__init__"))
-    sys.modules.update(dict.fromkeys(OPTIONAL))  # type: ignore[arg-type]  # None: cannot be imported
     for name in (*MORE, *modules):
         importlib.import_module(name)
 
