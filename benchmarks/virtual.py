@@ -100,15 +100,23 @@ class ExactCase:
         """The topology file."""
         return _TOPOLOGIES / f"{self.topology}.yaml"
 
+    def _slot(self) -> Slot:
+        return Slot(0, self.seed - 1, self.arm, self.seed)
+
     def setup(self) -> CapsuleSetup:
         """Find or make kernel and image."""
         setups, _ = prepare_capsules(load_topology(self.path), [self.arm], progress=lambda _text, _fraction: None)
         return setups[self.arm]
 
     def identity(self, setup: CapsuleSetup) -> dict[str, str]:
-        """Return the hashes and the version its result belongs to."""
+        """Return the hashes and the version its result belongs to.
+
+        Of the topology: what a capsule is given of it, not what is only judged outside.
+        """
+        case = setup.case(self._slot()).to_json()
+        given = {name: case[name] for name in ("task", "boot", "append", "memory_mib", "seed")}
         return {
-            "topology": hashlib.sha256(load_topology(self.path).arm(self.arm).model_dump_json().encode()).hexdigest(),
+            "topology": hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest(),
             "kernel": setup.kernel.sha256,
             "image": setup.image.sha256,
             "qemu": setup.qemu,
@@ -119,8 +127,7 @@ class ExactCase:
 
         :raises RuntimeError: when it does not come to an end.
         """
-        slot = Slot(0, self.seed - 1, self.arm, self.seed)
-        trial = run_capsule_trial(slot, setup, lambda _seconds, _phase: None)
+        trial = run_capsule_trial(self._slot(), setup, lambda _seconds, _phase: None)
         if trial.state != "done":
             raise RuntimeError(f"{self.name}: {trial.error}")
         nodes = {
