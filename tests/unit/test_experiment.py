@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from zdlab.errors import UsageError
 from zdlab.experiment.model import Slot, Trial, Verdict
-from zdlab.experiment.run import judge_experiment, selected_arms, trial_lab
+from zdlab.experiment.run import judge_experiment, least_blocks, selected_arms, trial_lab, usual_blocks
 from zdlab.experiment.schedule import schedule
 from zdlab.experiment.statistics import compare, holm, needed_blocks, rule_of_three
 from zdlab.experiment.verdict import judge, overall
@@ -389,6 +389,18 @@ def test_arms_are_chosen_in_the_order_of_the_file() -> None:
         text = "\n".join(line for line in _TOPOLOGY.splitlines() if not line.startswith((missing, "expect")))
         with pytest.raises(UsageError, match=problem):
             selected_arms(parse_topology(text), ())
+
+
+def test_there_are_as_many_blocks_as_the_comparisons_of_the_arms_that_run_need() -> None:
+    names = ("retransmits", "timeouts", "lost", "packets", "qdisc_drops", "socket_drops", "cpu_seconds")
+    compared = ", ".join(f"{arm}.{name} < stock.{name}" for arm in ("deep", "other") for name in names)
+    source = parse_topology(_TOPOLOGY.replace("[deep", f"[{compared}, deep"))
+
+    assert least_blocks(source, ("stock",)) < 8
+    assert usual_blocks(source, ("stock",)) == usual_blocks(parse_topology(_TOPOLOGY), ("stock", "deep")) == 8
+    assert least_blocks(source, ("stock", "deep")) == usual_blocks(source, ("stock", "deep")) == 9
+    assert usual_blocks(source, ("stock", "deep", "other")) == 10
+    assert usual_blocks(parse_topology(f"{_TOPOLOGY}blocks: 3"), ("stock", "deep", "other")) == 3
 
 
 def test_a_failed_trial_makes_a_run_invalid_whatever_was_asked() -> None:

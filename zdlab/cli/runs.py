@@ -71,7 +71,7 @@ def run(
 ) -> None:
     """Run an experiment: every arm on fresh labs, in blocks; prints the verdict."""
     from zdlab.cli.conduct import chosen_conductor
-    from zdlab.experiment.run import Options, run_experiment, selected_arms
+    from zdlab.experiment.run import Options, least_blocks, run_experiment, selected_arms, usual_blocks
     from zdlab.experiment.setup import changed_since, describe_run
     from zdlab.results.store import RunStore
     from zdlab.topology import load_topology
@@ -94,7 +94,7 @@ def run(
     options = Options(
         seed=secrets.randbelow(1 << 31) if seed is None else seed,
         arms=chosen,
-        blocks=blocks,
+        blocks=blocks or usual_blocks(source, chosen),
         accelerator=accel.value if accel else None,
         keep_on_failure=keep_on_failure,
         clock=timed,
@@ -108,7 +108,9 @@ def run(
         )
     if store is None:
         store = RunStore.create(source.name, describe_run(source, chosen, options, conductor.provenance), results)
-    say(f"run {store.name}: {len(chosen)} arms, {options.blocks or source.base.blocks} blocks, seed {options.seed}")
+    say(f"run {store.name}: {len(chosen)} arms, {options.blocks} blocks, seed {options.seed}")
+    if options.blocks < (least := least_blocks(source, chosen)):
+        say(f"{options.blocks} blocks cannot decide the comparisons: at least {least} are needed")
     outcome = _run_with_progress(run_experiment, source, conductor.conduct, options, store)
     if repeat and conductor.repeat is not None and outcome.kept_lab is None:
         with progress_line() as show:

@@ -8,18 +8,22 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from zdlab.errors import UsageError
 from zdlab.experiment.model import Clock, Outcome, Slot, Trial
 from zdlab.experiment.schedule import schedule
+from zdlab.experiment.statistics import needed_blocks
 from zdlab.experiment.trial import ArmSetup, run_trial
 from zdlab.experiment.verdict import judge
 from zdlab.lab.registry import NAME_LENGTH
 from zdlab.lab.request import AcceleratorRequest
 from zdlab.lab.resources import located
-from zdlab.topology.expectations import parse_expectation
+from zdlab.topology.expectations import Expectation, parse_expectation
 from zdlab.topology.loader import TopologyFile
+
+#: Trials of each arm when a file says nothing and its comparisons need no more.
+_BLOCKS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,13 @@ class Options:
     """What the command line decides of a run.
 
     :param arms: the arms to run; all when empty.
-    :param blocks: trials of each arm; the file's when ``None``.
+    :param blocks: trials of each arm.
     :param seed: decides the order of trials and what they leave to chance.
     """
 
     seed: int
+    blocks: int
     arms: tuple[str, ...] = ()
-    blocks: int | None = None
     accelerator: AcceleratorRequest | None = None
     keep_on_failure: bool = False
     clock: Clock = "real"
@@ -92,6 +96,17 @@ def selected_arms(source: TopologyFile, wanted: Sequence[str]) -> tuple[str, ...
     return tuple(arm for arm in known if not wanted or arm in wanted)
 
 
+def least_blocks(source: TopologyFile, arms: Sequence[str]) -> int:
+    """Return the fewest trials of each arm with which all comparisons can be decided."""
+    _, asked = _sentences(source, arms)
+    return needed_blocks(sum(1 for expectation in asked if expectation.right is not None))
+
+
+def usual_blocks(source: TopologyFile, arms: Sequence[str]) -> int:
+    """Return how many trials of each arm are run when nobody says: the file's number, or enough for all comparisons."""
+    return source.base.blocks or max(_BLOCKS, least_blocks(source, arms))
+
+
 def run_experiment(
     source: TopologyFile,
     conduct: Conductor,
@@ -106,7 +121,7 @@ def run_experiment(
     :raises KeyboardInterrupt: at Ctrl-C, after what was under way was taken down; finished trials are kept.
     """
     arms = selected_arms(source, options.arms)
-    slots = schedule(arms, options.blocks or source.base.blocks, options.seed)
+    slots = schedule(arms, options.blocks, options.seed)
     kept = {trial.slot.number for trial in sink.finished() if trial.state == "done"}
     waiting = [slot for slot in slots if slot.number not in kept]
     before, begun = len(slots) - len(waiting), time.monotonic()
@@ -158,9 +173,15 @@ def one_by_one(source: TopologyFile, setups: Mapping[str, ArmSetup], options: Op
 
 def judge_experiment(source: TopologyFile, arms: Sequence[str], trials: Sequence[Trial]) -> Outcome:
     """Return the outcome of trials; what is required or expected of arms that were not run is left out."""
+    required, asked = _sentences(source, arms)
+    verdict, answers = judge(asked, trials, control=source.base.control_arm(), requires=required)
+    return Outcome(source.name, verdict, answers, tuple(arms), tuple(trials))
+
+
+def _sentences(source: TopologyFile, arms: Sequence[str]) -> tuple[list[Expectation], list[Expectation]]:
+    """Return what a file requires and what it expects of these arms."""
     required, asked = (
         [item for item in map(parse_expectation, texts) if all(figure.arm in arms for figure in item.figures())]
         for texts in (source.base.requires, source.base.expectations)
     )
-    verdict, answers = judge(asked, trials, control=source.base.control_arm(), requires=required)
-    return Outcome(source.name, verdict, answers, tuple(arms), tuple(trials))
+    return required, asked

@@ -129,7 +129,7 @@ def describe_run(
         "topology_file": str(Path(source.file).resolve()),
         "topology": source.text,
         "arms": list(arms),
-        "blocks": options.blocks or source.base.blocks,
+        "blocks": options.blocks,
         "seed": options.seed,
         "accelerator_asked": options.accelerator,
         "clock": options.clock,

@@ -50,7 +50,9 @@ class Topology(Model):
     machines_as: Literal["guests", "inline"] = Field(
         "guests", alias="machines", description="under the virtual clock; inline: namespaces of the capsule"
     )
-    blocks: int = Field(8, ge=1, le=1000, description="trials of each arm")
+    blocks: int | None = Field(
+        None, ge=1, le=1000, description="trials of each arm; 8 when left out, or as many as its comparisons need"
+    )
     requires: tuple[Sentence, ...] = Field(
         (), description="what must show in every trial, or the run is invalid, like stock.a.retransmits > 0"
     )
