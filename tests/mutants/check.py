@@ -21,6 +21,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from tests.integration.zd_guest import COMPLAINED
+from zdlab.errors import KernelBuildError
 from zdlab.guest.kernels import build_kernel
 
 HERE: Final = Path(__file__).parent
@@ -79,7 +80,11 @@ def verdict(mutant: Path) -> tuple[bool, str]:
     whole = tested(expression, build_kernel(name).path)
     if not whole.good:
         return False, f"its tests do not pass on {name} itself: {whole}"
-    found = tested(expression, build_kernel(name, patches=[mutant]).path)
+    try:
+        broken = build_kernel(name, patches=[mutant])
+    except KernelBuildError as error:
+        return False, f"cannot be built: {error.message}"
+    found = tested(expression, broken.path)
     if found.failed:
         return True, f"caught: {found.failed[0].splitlines()[0]}"
     return False, f"NOT CAUGHT: {found}"
