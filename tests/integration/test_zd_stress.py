@@ -93,8 +93,9 @@ def but_for_breakpoints(test: Callable[[Path], None]) -> Callable[[Path], None]:
     """Begin a test anew when the emulator lost a breakpoint.
 
     The switch is a static key: to flip it the kernel writes a breakpoint over code that another CPU may be about to
-    run. QEMU's multithreaded emulation (seen with 7.2) now and then raises it when the kernel no longer, or not yet,
-    expects one, and the guest panics in whatever code that was. Nothing else looks like that.
+    run. QEMU's multithreaded emulation (seen with 7.2) now and then raises it when the kernel no longer expects one,
+    and the guest panics in whatever code that was. Mended in QEMU 8.1 (commit deba78709ae8, "accel/tcg: Always lock
+    pages before translation"; found by others in https://github.com/multipath-tcp/mptcp_net-next/issues/471).
     """
 
     @functools.wraps(test)

@@ -53,6 +53,8 @@ BRIDGE = (
 COMPLAINED = "the kernel complained"
 
 #: Slabs of sockets, and of the packets of TCP.
+#: Lines of a panic with all checks on, and of what led to it.
+_CONSOLE = 400
 _SLABS = ("TCP", "TCPv6", "skbuff_fclone_cache", "skbuff_small_head", "skbuff_head_cache")
 #: A CPU keeps as many heads of packets at hand (``NAPI_SKB_CACHE_SIZE``, ``net/core/skbuff.c``); guests have two CPUs.
 _HEADS_AT_HAND = 2 * 64
@@ -247,7 +249,9 @@ def zd_guest(runtime: str, kind: type[AnyGuest]) -> Iterator[AnyGuest]:
             try:
                 yield made
             except GuestError as error:
-                # It cannot be asked for its log any more.
+                # It cannot be asked for its log any more; with all checks on the last lines are not all of it.
+                said = lab.console_log("a").decode("utf-8", "replace").splitlines()
+                error.console = tuple(said[-_CONSOLE:])
                 error.add_note("\n".join(error.console))
                 raise
             except BaseException:
