@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.zd_guest import BRIDGE, V4, V6, Guest, zd_guest
+from tests.integration.zd_guest import ATTEMPTS, BRIDGE, V4, V6, Guest, lost_breakpoint, zd_guest
 from zdlab.errors import GuestError
 
 SECONDS = float(os.environ.get("ZDLAB_STRESS_SECONDS", "40"))
@@ -85,18 +85,8 @@ TAP_EVENTS = (
 ORPHANS = "echo 1 > /proc/sys/net/ipv4/tcp_orphan_retries"
 
 
-#: What a kernel says when it meets a breakpoint it knows nothing of, and how often a test may begin anew for that.
-BREAKPOINT, ATTEMPTS = "Oops: int3", 4
-
-
 def but_for_breakpoints(test: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Begin a test anew when the emulator lost a breakpoint.
-
-    The switch is a static key: to flip it the kernel writes a breakpoint over code that another CPU may be about to
-    run. QEMU's multithreaded emulation (seen with 7.2) now and then raises it when the kernel no longer expects one,
-    and the guest panics in whatever code that was. Mended in QEMU 8.1 (commit deba78709ae8, "accel/tcg: Always lock
-    pages before translation"; found by others in https://github.com/multipath-tcp/mptcp_net-next/issues/471).
-    """
+    """Begin a test anew when the emulator lost a breakpoint."""
 
     @functools.wraps(test)
     def attempted(tmp_path: Path) -> None:
@@ -105,7 +95,7 @@ def but_for_breakpoints(test: Callable[[Path], None]) -> Callable[[Path], None]:
             try:
                 return test(tmp_path / str(attempt))
             except GuestError as error:
-                if attempt + 1 == ATTEMPTS or not any(BREAKPOINT in line for line in error.console):
+                if attempt + 1 == ATTEMPTS or not lost_breakpoint(error):
                     raise
         return None
 
