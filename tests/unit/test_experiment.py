@@ -193,6 +193,12 @@ def test_a_bound_passes_when_it_holds_in_every_trial_and_says_how_much_was_seen(
     assert _judged("stock.qdisc_drops >= 90", STOCK + CLEAN) == ("pass", "holds in all 6 trials")
 
 
+def test_what_is_not_of_packets_is_not_held_against_their_number() -> None:
+    trials = _trials("stock", [{"flows_without_data": 0, "packets": 1000}] * 6)
+
+    assert _judged("stock.flows_without_data == 0", trials) == ("pass", "holds in all 6 trials")
+
+
 def test_a_bound_fails_when_one_trial_breaks_it() -> None:
     trials = STOCK + _trials("deep", _drops(0, 0, 4, 0, 7, 0))
 

@@ -17,7 +17,7 @@ class Metric:
     :param unit: unit of the value, empty for a plain count.
     :param better: which direction is better.
     :param per_node: whether it can be asked of one node (``arm.node.metric``).
-    :param count: whether it counts events, so that zero is a meaningful bound.
+    :param count: whether it counts what befalls packets, so that none among so many bounds how often it does.
     """
 
     name: str
@@ -97,7 +97,7 @@ _ALL = (
     Metric("jain_index", "", "higher", "Jain's fairness index over the flows' bytes, 1 is even"),
     Metric("jain_workloads", "", "higher", "Jain's index over what several tcp_stream workloads delivered, 1 is even"),
     Metric("longest_gap_s", "s", "lower", "longest time in which any flow moved no byte, or no transaction"),
-    Metric("flows_without_data", "", "lower", "flows that moved no byte", count=True),
+    Metric("flows_without_data", "", "lower", "flows that moved no byte"),
     Metric("backlog_max_packets", "packets", "lower", "longest queue seen in any qdisc", per_node=True),
     Metric("backlog_max_bytes", "B", "lower", "largest queue seen in any qdisc", per_node=True),
     Metric("cpu_seconds", "s", "lower", "CPU time guests were busy; the computer's without guests", per_node=True),
