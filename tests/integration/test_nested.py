@@ -130,7 +130,7 @@ def test_an_experiment_counts_every_level(sandbox: Sandbox) -> None:
     done = sandbox.zdlab("run", sandbox.file(NODES + TRAFFIC), "--blocks", "1", "-o", "json")
 
     found = done.json()
-    assert [entry["verdict"] for entry in found["expectations"]] == ["pass"] * 2, found
+    assert [entry["verdict"] for entry in found["expectations"]] == ["pass"] * 2, json.dumps(found, indent=1)
     assert done.status == 0
     sandbox.await_nothing_left()
 
