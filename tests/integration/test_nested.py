@@ -127,7 +127,9 @@ def test_packets_inside_a_machine_are_captured(sandbox: Sandbox) -> None:
 
 
 def test_an_experiment_counts_every_level(sandbox: Sandbox) -> None:
-    done = sandbox.zdlab("run", sandbox.file(NODES + TRAFFIC), "--blocks", "1", "-o", "json")
+    # So slow that an emulated guest in an emulated guest fills its queue, whatever else the computer does.
+    text = NODES.replace("rate: 2mbit", "rate: 400kbit") + TRAFFIC
+    done = sandbox.zdlab("run", sandbox.file(text), "--blocks", "1", "-o", "json")
 
     found = done.json()
     assert [entry["verdict"] for entry in found["expectations"]] == ["pass"] * 2, json.dumps(found, indent=1)
