@@ -61,22 +61,16 @@ class Sandbox:
         self, *arguments: str | Path, stdin: bytes = b"", timeout: float = 240, prefix: tuple[str, ...] = ()
     ) -> Done:
         """Run a verb to its end."""
-        finished = subprocess.run(
-            [*prefix, *self.argv(*arguments)],
-            input=stdin,
-            capture_output=True,
-            env=self.environment,
-            cwd=self.data,
-            timeout=timeout,
-            check=False,
-        )
-        return Done(finished.returncode, finished.stdout, finished.stderr)
+        return self._finished([*prefix, *self.argv(*arguments)], stdin, timeout)
 
     def shell(self, line: str, timeout: float = 60) -> Done:
         """Run a line of bash in which ``zdlab`` is the command: for redirections."""
+        return self._finished(["/bin/bash", "-c", line.replace("zdlab ", f"{self.python} -m zdlab ")], b"", timeout)
+
+    def _finished(self, argv: list[str], stdin: bytes, timeout: float) -> Done:
         finished = subprocess.run(
-            ["/bin/bash", "-c", line.replace("zdlab ", f"{self.python} -m zdlab ")],
-            stdin=subprocess.DEVNULL,
+            argv,
+            input=stdin,
             capture_output=True,
             env=self.environment,
             cwd=self.data,
