@@ -66,6 +66,15 @@ def test_release_checksum_and_configuration_are_told(tmp_path: Path) -> None:
     assert kernel.note == ""
 
 
+def test_a_configuration_that_is_known_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    image = _file(tmp_path, GOOD)
+    known = tmp_path / "known"
+    known.write_text("CONFIG_64BIT=y\n")
+
+    assert inspect_kernel(image, known).config == {"CONFIG_64BIT": "y"}
+    assert inspect_kernel(image, tmp_path / "gone") == inspect_kernel(image)
+
+
 def test_python_uncompresses_what_kernels_are_compressed_with() -> None:
     assert uncompressed(gzip.compress(KERNEL) + b"size") == KERNEL
     assert uncompressed(bz2.compress(KERNEL) + b"size") == KERNEL

@@ -107,7 +107,7 @@ def build_kernel(
         with _locked(source, report):
             if not (target / "bzImage").is_file():  # another process may have built it while this one waited
                 _build(source, chosen, target, report)
-    return inspect_kernel(target / "bzImage")
+    return inspect_kernel(target / "bzImage", target / "config")
 
 
 @contextlib.contextmanager
