@@ -321,22 +321,31 @@ def test_a_packet_larger_than_the_queue_is_dropped_and_counted_not_parked_for_ev
     assert counted["parked"] == counted["refused"] == 0
 
 
-@pytest.mark.parametrize("queue", ["fq", "fq_codel limit 100", "pfifo_fast", "netem delay 5ms limit 100"])
+#: Two with limits they reach whatever the guest can send, as they are what it is slowed down by.
+SLOW_FQ_CODEL = (
+    "handle 1: htb default 1; class add dev eth0 parent 1: classid 1:1 htb rate 20mbit burst 32kb cburst 32kb; "
+    "qdisc add dev eth0 parent 1:1 handle 2: fq_codel limit 60"
+)
+SLOW_NETEM = "netem delay 5ms rate 20mbit limit 60"
+
+
+@pytest.mark.parametrize(
+    "queue", ["fq", SLOW_FQ_CODEL, "pfifo_fast", SLOW_NETEM], ids=["fq", "htb-fq_codel", "pfifo_fast", "netem"]
+)
 def test_other_disciplines_are_left_alone(guest: Guest, queue: str) -> None:
     guest.queue(queue, zd=True)
     before = guest.zd()
 
-    counted = guest.send(50, 1)
+    # A short queue that drops may leave many a flow without any data in two seconds.
+    counted = guest.send(30, 2)
 
-    # Short queues that drop may leave a flow without any data in a second.
-    assert counted.traffic.flows_without_data < 25
     assert counted.delta.values["packets"] > 500
     assert guest.zd()["parked"] == before["parked"]
     # What they drop is sent for TCP, as ever: only what zD hands back is not.
     sent = counted.delta.values["packets"] + counted.delta.values["qdisc_drops"]
     assert abs(counted.delta.values["segments_sent"] + counted.delta.values["retransmits"] - sent) < 30
     if "limit" in queue:
-        assert counted.delta.values["qdisc_drops"] > 100
+        assert counted.delta.values["qdisc_drops"] > 30
 
 
 @pytest.mark.parametrize(
