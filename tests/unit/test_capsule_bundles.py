@@ -221,6 +221,17 @@ def _list_of_nonsense(maker: BundleMaker) -> None:
     maker.fill()
 
 
+def _manifest_of_another_name(maker: BundleMaker) -> None:
+    maker.add("notes.json", json.dumps(maker.manifest).encode())
+    for name, data in maker.content.items():
+        maker.add(name, data)
+
+
+def _listed_and_not_there(maker: BundleMaker) -> None:
+    maker.manifest["members"]["notes"] = {"size": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    maker.fill()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -275,12 +286,44 @@ def test_a_bundle_that_is_not_as_it_should_be_is_refused(
     assert not any(path.is_symlink() or not path.is_file() for path in target.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(_manifest_of_another_name, "does not begin with manifest.json"), (_listed_and_not_there, "'notes' is missing")],
+)
+def test_what_a_bundle_could_do_without_is_refused_too(
+    maker: BundleMaker, target: Path, change: Callable[[BundleMaker], None], words: str
+) -> None:
+    change(maker)
+
+    with pytest.raises(BundleError, match=words):
+        open_bundle(maker.write(), target)
+
+
+def test_a_bundle_of_too_many_members_is_refused(
+    maker: BundleMaker, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "_MOST_MEMBERS", 2)
+
+    with pytest.raises(BundleError, match="lists 3 members"):
+        open_bundle(maker.fill().write(), target)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 20, 200])
 def test_a_bundle_that_is_cut_short_is_refused(maker: BundleMaker, target: Path, keep: int) -> None:
     path = maker.fill().write()
     path.write_bytes(path.read_bytes()[:keep])
 
     with pytest.raises(BundleError):
+        open_bundle(path, target)
+
+
+def test_an_archive_that_is_cut_short_is_refused(maker: BundleMaker, target: Path) -> None:
+    path = maker.fill().write()
+    archive = gzip.decompress(path.read_bytes())
+    # In the middle of its last member, and well packed.
+    path.write_bytes(gzip.compress(archive[: archive.index(maker.content["result-0003.gz"]) + 10]))
+
+    with pytest.raises(BundleError, match="cut short"):
         open_bundle(path, target)
 
 
