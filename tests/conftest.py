@@ -20,6 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.emulator import ATTEMPTS, emulator_failed
+
 ROOT = Path(__file__).resolve().parents[1]
 TOPOLOGIES = ROOT / "topologies"
 NOBODY = 65534
@@ -96,7 +98,10 @@ class Sandbox:
 
     def up(self, topology: str | Path, *arguments: str) -> None:
         """Bring a lab up; a topology's text becomes a file."""
-        done = self.zdlab("up", self.file(topology), *arguments)
+        for _ in range(ATTEMPTS):
+            done = self.zdlab("up", self.file(topology), *arguments)
+            if not done.status or not emulator_failed(done.err.splitlines()):
+                break
         assert done.status == 0, done.err
 
     def file(self, topology: str | Path) -> Path:

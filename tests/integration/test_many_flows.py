@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from tests.conftest import Sandbox
+from tests.emulator import start_lab
 from zdlab.lab.client import Lab
 from zdlab.lab.resources import boot_files
 from zdlab.plan.build import build_plan
@@ -32,7 +33,7 @@ def lab(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     source = parse_topology(TOPOLOGY)
     plan = build_plan(source.base, "many")
     boot, _, _ = boot_files(plan, source, guest_programs(traffic_tools()))
-    with Lab.start(plan.outline(), boot) as started:
+    with start_lab(plan, boot) as started:
         yield started
 
 

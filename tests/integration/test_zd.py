@@ -78,6 +78,7 @@ def standstill(guest: Guest, case: str, queue: str) -> Any:
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """A guest that many tests share: each puts its own queue in place."""
     with zd_guest(str(tmp_path_factory.mktemp("run")), Guest) as made:
+        made.patch_code_once()
         yield made
 
 

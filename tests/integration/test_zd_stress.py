@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.zd_guest import ATTEMPTS, BRIDGE, V4, V6, Guest, lost_breakpoint, zd_guest
+from tests.emulator import ATTEMPTS, emulator_failed
+from tests.integration.zd_guest import BRIDGE, V4, V6, Guest, zd_guest
 from zdlab.errors import GuestError
 
 SECONDS = float(os.environ.get("ZDLAB_STRESS_SECONDS", "40"))
@@ -85,8 +86,8 @@ TAP_EVENTS = (
 ORPHANS = "echo 1 > /proc/sys/net/ipv4/tcp_orphan_retries"
 
 
-def but_for_breakpoints(test: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Begin a test anew when the emulator lost a breakpoint."""
+def but_for_the_emulator(test: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Begin a test anew when the emulator failed."""
 
     @functools.wraps(test)
     def attempted(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def but_for_breakpoints(test: Callable[[Path], None]) -> Callable[[Path], None]:
             try:
                 return test(tmp_path / str(attempt))
             except GuestError as error:
-                if attempt + 1 == ATTEMPTS or not lost_breakpoint(error):
+                if attempt + 1 == ATTEMPTS or not emulator_failed((error.message, *error.console)):
                     raise
         return None
 
@@ -103,7 +104,7 @@ def but_for_breakpoints(test: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 @pytest.mark.timeout(SECONDS * 8 + 900)
-@but_for_breakpoints
+@but_for_the_emulator
 def test_nothing_stalls_leaks_or_complains(tmp_path: Path) -> None:
     chance = random.Random(20260101)  # noqa: S311 - the same order every time
     with zd_guest(str(tmp_path), Guest) as guest:
@@ -143,7 +144,7 @@ def test_nothing_stalls_leaks_or_complains(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(SECONDS * 8 + 900)
-@but_for_breakpoints
+@but_for_the_emulator
 def test_taps_beside_sockets_do_not_stall_either(tmp_path: Path) -> None:
     chance = random.Random(20260102)  # noqa: S311 - the same order every time
     events = [event.replace("ip addr add fd01::1/64 dev eth0 nodad", "true") for event in EVENTS]

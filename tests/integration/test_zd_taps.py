@@ -142,6 +142,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hypervisor]:
     """A guest that many tests share: each puts its own queue in place."""
     with zd_guest(str(tmp_path_factory.mktemp("run")), Hypervisor) as made:
         made.build()
+        made.patch_code_once()
         yield made
 
 

@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import pytest
 
+from tests.emulator import start_lab
 from zdlab.errors import GuestError
 from zdlab.lab.client import Lab
 from zdlab.lab.connection import LabProcess
-from zdlab.lab.request import BootFiles
 from zdlab.lab.resources import boot_files
 from zdlab.measure.counters import NodeDelta, node_delta
-from zdlab.plan.build import Plan, build_plan
+from zdlab.plan.build import build_plan
 from zdlab.topology import parse_topology
 from zdlab.traffic import (
     GUEST_TOOLS,
@@ -53,8 +53,6 @@ BRIDGE = (
 #: What a guest's end says where its kernel's log has something in it.
 COMPLAINED = "the kernel complained"
 
-#: What a kernel says when it meets a breakpoint it knows nothing of, and how often something may begin anew for that.
-_BREAKPOINT, ATTEMPTS = ("Oops: int3", "asm_exc_int3"), 4
 #: Lines of a panic with all checks on, and of what led to it.
 _CONSOLE = 400
 
@@ -91,6 +89,14 @@ class Guest:
         self.run(f"ip link set eth0 gso_max_segs {65535 if gso else 1}")
         self.run(f"tc qdisc replace dev eth0 root {words.replace('; ', '; tc ')}")
         self.run(f"echo {int(zd)} > /proc/sys/net/core/zd")
+
+    def patch_code_once(self) -> None:
+        """Have the switch change a setting only: with another namespace that has it on, the kernel's code stays.
+
+        Patching code is what QEMU's emulation of several CPUs now and then gets wrong (:mod:`tests.emulator`), and a
+        guest that many tests share flips the switch a hundred times. The stress tests leave it to them.
+        """
+        self.run("ip netns add on; ip netns exec on sh -c 'echo 1 > /proc/sys/net/core/zd'")
 
     def zd(self) -> dict[str, int]:
         """Return zD's counters."""
@@ -228,28 +234,6 @@ def _check_complaints(guest: Guest) -> None:
     assert not complaints, f"{COMPLAINED}: {complaints}"
 
 
-def lost_breakpoint(error: GuestError) -> bool:
-    """Tell whether a guest ended because the emulator lost a breakpoint.
-
-    To flip a static key the kernel writes a breakpoint over code that another CPU may be about to run: zD's switch is
-    one, and at boot there are others. QEMU's multithreaded emulation (seen with 7.2) now and then raises it when the
-    kernel no longer expects one, and the guest panics in whatever code that was. Mended in QEMU 8.1 (commit
-    deba78709ae8, "accel/tcg: Always lock pages before translation"; found by others in
-    https://github.com/multipath-tcp/mptcp_net-next/issues/471).
-    """
-    return any(words in line for line in error.console for words in _BREAKPOINT)
-
-
-def _started(plan: Plan, boot: Mapping[str, BootFiles]) -> Lab:
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return Lab.start(plan.outline(), boot)
-        except GuestError as error:
-            if not lost_breakpoint(error):
-                raise
-    return Lab.start(plan.outline(), boot)
-
-
 AnyGuest = TypeVar("AnyGuest", bound=Guest)
 
 
@@ -270,7 +254,7 @@ def zd_guest(runtime: str, kind: type[AnyGuest]) -> Iterator[AnyGuest]:
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_RUNTIME_DIR", runtime)
     try:
-        with _started(plan, boot) as lab:
+        with start_lab(plan, boot) as lab:
             made = kind(lab, PurePosixPath(tools.directory))
             try:
                 yield made

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import ROOT
+from zdlab.cli.checkup import several_cpus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,24 @@ def test_the_check_up_leaves_nothing_and_says_so(sandbox: Sandbox) -> None:
     found = {row["check"]: row["result"] for row in done.json()}
     assert found["namespaces, veth, qdisc, flow"] == "ok"
     assert found["nothing left behind"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)", False),
+        ("QEMU emulator version 8.0.5", False),
+        ("QEMU emulator version 8.1.0", True),
+        ("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)", True),
+        ("", False),
+    ],
+)
+def test_an_emulator_of_unsound_cpus_is_named(version: str, good: bool) -> None:
+    finding = several_cpus(version)
+
+    assert finding.good is good
+    assert not finding.needed
+    assert "8.1" in finding.fix
 
 
 def test_findings_are_printed_as_they_are_found(sandbox: Sandbox) -> None:

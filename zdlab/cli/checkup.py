@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from zdlab.agent.taps import tun_problem
 from zdlab.cli.remains import Remains, adopt_orphans, left_since
 from zdlab.errors import GuestError, MissingToolError, ZdlabError
+from zdlab.experiment.setup import tool_versions
 from zdlab.guest.image.contents import PROGRAMS, system_program
 from zdlab.guest.kernels import list_kernels
 from zdlab.guest.qemu.command import find_qemu
@@ -32,6 +34,12 @@ name: doctor
 nodes: {a: {kind: machine, memory: 256mb}, b: {kind: host}}
 links: {wire: {subnet: 192.0.2.0/24, ends: {a: {}, b: {}}}}
 """
+
+
+_SEVERAL = "several emulated CPUs"
+_SEVERAL_FIX = "leave cpus at 1 where guests are emulated, or install QEMU 8.1 or later; KVM does not have this"
+#: The first version of QEMU that emulates them soundly.
+_SOUND = (8, 1)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,24 @@ def _programs() -> Iterator[Finding]:
         yield Finding("QEMU", True, find_qemu())
     except MissingToolError as error:
         yield Finding("QEMU", False, error.message, error.hint)
+    else:
+        yield several_cpus(tool_versions()["qemu"])
+
+
+def several_cpus(version: str) -> Finding:
+    """Say whether QEMU can be trusted to emulate several CPUs at once.
+
+    Before 8.1 it runs code that was changed under it now and then (its commit deba78709ae8, "accel/tcg: Always lock
+    pages before translation"); kernels change theirs at boot and for each static key.
+
+    :param version: the first line of what ``--version`` says.
+    """
+    found = re.search(r"version (\d+)\.(\d+)\S*", version)
+    if found is None:
+        return Finding(_SEVERAL, False, f"no version in {version!r}", _SEVERAL_FIX, needed=False)
+    good = (int(found[1]), int(found[2])) >= _SOUND
+    detail = found[0] if good else f"{found[0]}: a guest with cpus above 1 panics now and then, or QEMU crashes"
+    return Finding(_SEVERAL, good, detail, _SEVERAL_FIX, needed=False)
 
 
 def _guest() -> Iterator[Finding]:
