@@ -134,6 +134,13 @@ def test_the_file_all_mistakes_are_made_in_is_sound() -> None:
             "priomap names band 3",
             "bands there count 0 to 2",
         ),
+        (WIRE_A, "a: {qdisc: {kind: netem, reorder: 0.05}}", "reorder needs delay", "add delay: 5ms"),
+        (
+            WIRE_A,
+            "a: {qdisc: {kind: red, limit: 400kb, min: 30kb, max: 90kb, probability: 0}}",
+            "probability is above zero",
+            "write probability: 0.02",
+        ),
         (WIRE_A, "a: {qdisc: {kind: prio, qdiscs: {4: {kind: fq}}}}", "band 4 is not one of 1 to 3", ""),
         (WIRE_A, "a: {qdisc: {kind: prio, bands: 4}}", "give priomap", ""),
         (WIRE_A, "a: {qdisc: {kind: red, limit: 9kb, min: 5kb, max: 4kb}}", "0 < min < max <= limit", ""),
