@@ -1,4 +1,4 @@
-"""Bundles that are written: whole, or not at all."""
+"""Trials that were kept: written into bundles, whole or not at all, and repeated."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from tests.unit.bundle_maker import BundleMaker
 from zdlab.capsule import bundle
 from zdlab.capsule.bundle import open_bundle, write_bundle
-from zdlab.capsule.repeat import Kept
-from zdlab.errors import UsageError, ZdlabError
+from zdlab.capsule.repeat import Kept, compare_results, kept_trials
+from zdlab.capsule.wire import packed
+from zdlab.errors import InfrastructureError, UsageError, ZdlabError
 from zdlab.results.store import RunStore
 
 
@@ -92,3 +93,13 @@ def test_more_than_a_bundle_may_hold_is_refused(
         write_bundle(store, trials, tmp_path / "made.zdlab")
 
     assert not (tmp_path / "made.zdlab").exists()
+
+
+def test_a_run_under_the_real_clock_has_no_trial_that_comes_out_again(store: RunStore) -> None:
+    with pytest.raises(UsageError, match="ran under the real clock"):
+        kept_trials(store)
+
+
+def test_a_result_that_is_none_is_not_compared() -> None:
+    with pytest.raises(InfrastructureError, match="cannot be compared"):
+        compare_results(b"nothing", packed({}, {}))
