@@ -33,12 +33,15 @@ HTB = (
     "tc class add dev eth0 parent 1: classid 1:1 htb rate 30mbit burst 32kb cburst 32kb; "
     "tc qdisc add dev eth0 parent 1:1 handle 2: bfifo limit 90000"
 )
+#: A closed socket whose other end went with its namespace tries to say goodbye once, not for minutes; each has
+#: a setting of its own.
+ORPHANS = "echo 1 > /proc/sys/net/ipv4/tcp_orphan_retries"
 #: A namespace of its own in the guest, sending to the guest through a queue that fills, deleted while it does.
 NAMESPACE = (
     "ip netns add inner; ip link add outer type veth peer name eth0 netns inner; "
     "ip addr add 10.9.0.1/24 dev outer; ip link set outer up; "
     "ip netns exec inner sh -ec 'ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; "
-    "echo 1 > /proc/sys/net/core/zd; tc qdisc add dev eth0 root tbf rate 5mbit burst 16kb limit 40kb'; "
+    f"{ORPHANS}; echo 1 > /proc/sys/net/core/zd; tc qdisc add dev eth0 root tbf rate 5mbit burst 16kb limit 40kb'; "
     f"{PYTHON} /tmp/churn.py listen 10.9.0.1 7777 >/tmp/listening & server=$!; "
     "while ! grep -q listening /tmp/listening; do sleep 0.1; done; "
     f"ip netns exec inner {PYTHON} /tmp/churn.py send 10.9.0.1 7777 60 0 60 >/dev/null 2>&1 & client=$!; sleep 2; "
@@ -80,10 +83,6 @@ TAP_EVENTS = (
     "ip link set eth0 nomaster; sleep 0.2; ip link set eth0 master br0",
     "ip link set s0 nomaster; sleep 0.1; ip link set s0 master br0; ip link set s1 down; sleep 0.1; ip link set s1 up",
 )
-
-
-#: A closed socket whose other end went with its namespace tries to say goodbye once, not for minutes.
-ORPHANS = "echo 1 > /proc/sys/net/ipv4/tcp_orphan_retries"
 
 
 def but_for_the_emulator(test: Callable[[Path], None]) -> Callable[[Path], None]:

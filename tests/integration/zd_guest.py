@@ -184,7 +184,7 @@ class Guest:
             time.sleep(0.1)
 
     def sockets(self) -> int:
-        """Return how many TCP sockets the kernel holds, in whatever state and namespace."""
+        """Return how many TCP sockets the first namespace holds, in whatever state; slabs count those of others."""
         rows = [line.split() for line in self.run("cat /proc/net/protocols").splitlines()]
         return sum(int(row[2]) for row in rows if row[0] in {"TCP", "TCPv6"})
 
