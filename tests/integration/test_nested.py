@@ -41,6 +41,24 @@ expectations:
 """
 
 
+#: Two hypervisors with a guest each, and a switch between them.
+TWO = """
+nodes:
+  A: {kind: machine, memory: 1gb}
+  br: {kind: bridge, in: A}
+  a: {kind: machine, in: A, memory: 256mb}
+  B: {kind: machine, memory: 1gb}
+  bs: {kind: bridge, in: B}
+  b: {kind: machine, in: B, memory: 256mb}
+  sw: {kind: bridge, subnet: 10.1.0.0/24}
+links:
+  ia: {subnet: 10.1.0.0/24, ends: {a: {}, br: {}}}
+  ib: {subnet: 10.1.0.0/24, ends: {b: {}, bs: {}}}
+  ua: {ends: {br: {}, sw: {}}}
+  ub: {ends: {bs: {}, sw: {}}}
+"""
+
+
 def run_in(sandbox: Sandbox, node: str, *command: str) -> Done:
     return sandbox.zdlab("exec", node, "--", *command)
 
@@ -117,6 +135,22 @@ def _captured(sandbox: Sandbox, sender: str) -> None:
     magic, _, _, _, _, _, link_type = struct.unpack("<IHHiIII", done.stdout[:24])
     assert (magic, link_type) == (0xA1B2C3D4, 1)
     assert b"\x08\x00\x45" in done.stdout
+
+
+def test_guests_of_two_machines_reach_each_other(sandbox: Sandbox) -> None:
+    sandbox.up(TWO)
+
+    assert run_in(sandbox, "a", "ping", "-c", "1", "-W", "10", "b").status == 0
+    # Each machine has the processes of its own guest.
+    guests = {name: run_in(sandbox, name, "pidof", "qemu-system-x86_64").out.split() for name in ("A", "B")}
+    assert [len(pids) for pids in guests.values()] == [1, 1]
+    nodes = {node["name"]: node["in"] for node in sandbox.zdlab("status", "-o", "json").json()["nodes"]}
+    assert (nodes["a"], nodes["b"]) == ("A", "B")
+
+    run_in(sandbox, "A", "kill", "-KILL", *guests["A"])
+    await_that(lambda: _states(sandbox)["a"] == "exited", lambda: str(_states(sandbox)))
+    assert _states(sandbox)["b"] == _states(sandbox)["B"] == "ready"
+    assert run_in(sandbox, "b", "true").status == 0
 
 
 def test_packets_inside_a_machine_are_captured(sandbox: Sandbox) -> None:
