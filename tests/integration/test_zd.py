@@ -61,7 +61,7 @@ def standstill(guest: Guest, case: str, queue: str) -> Any:
     guest.lab.put_file("a", "/tmp/standstill.py", STANDSTILL.read_bytes())
     guest.queue(TBF, zd=True)
     # One that fills what it is not read from.
-    server = guest.lab.spawn(
+    server = guest.spawn(
         "b", ["/usr/bin/python3", "-I", "-S", str(CHURN), "serve" if case == "kinds" else "listen", V4, "7000"]
     )
     await_listening(server)
@@ -274,7 +274,7 @@ def test_sockets_that_are_made_by_accept_wait_too_and_are_woken(guest: Guest) ->
     guest.lab.put_file("a", "/tmp/churn.py", CHURN.read_bytes())
     guest.queue(TBF, zd=True)
     before = guest.zd()
-    server = guest.lab.spawn("a", [*PYTHON.split(), "/tmp/churn.py", "serve", "10.1.0.1", "7100"])
+    server = guest.spawn("a", [*PYTHON.split(), "/tmp/churn.py", "serve", "10.1.0.1", "7100"])
     await_listening(server)
     client = guest.lab.run(
         "b", ["/usr/bin/python3", "-I", "-S", str(CHURN), "fetch", "10.1.0.1", "7100", "100", "4"], timeout=280
@@ -295,7 +295,7 @@ def test_sockets_that_are_made_by_accept_wait_too_and_are_woken(guest: Guest) ->
 def test_what_cannot_wait_does_not_keep_sockets_out(guest: Guest, queue: str) -> None:
     guest.lab.put_file("a", "/tmp/flood.py", FLOOD.encode())
     guest.queue(queue, zd=True)
-    flood = guest.lab.spawn("a", [*PYTHON.split(), "/tmp/flood.py", V4, "8"])
+    flood = guest.spawn("a", [*PYTHON.split(), "/tmp/flood.py", V4, "8"])
     time.sleep(1)
     counted = guest.send(50, 5)
     flood.wait(30)

@@ -111,12 +111,11 @@ def test_nothing_stalls_leaks_or_complains(tmp_path: Path) -> None:
         guest.run(ORPHANS)
         before, slabs = guest.sockets(), guest.slabs()
         servers = [
-            guest.lab.spawn("b", ["/usr/bin/python3", "-I", "-S", str(SCRIPT), "listen", host, "7000"])
-            for host in (V4, V6)
+            guest.spawn("b", ["/usr/bin/python3", "-I", "-S", str(SCRIPT), "listen", host, "7000"]) for host in (V4, V6)
         ]
         guest.run(f"{TBF}; echo 1 > /proc/sys/net/core/zd")
         senders = [
-            guest.lab.spawn("a", [*PYTHON.split(), "/tmp/churn.py", "send", host, "7000", "150", "50", str(SECONDS)])
+            guest.spawn("a", [*PYTHON.split(), "/tmp/churn.py", "send", host, "7000", "150", "50", str(SECONDS)])
             for host in (V4, V6)
         ]
         guest.await_somebody_parked()
@@ -152,12 +151,12 @@ def test_taps_beside_sockets_do_not_stall_either(tmp_path: Path) -> None:
         guest.lab.put_file("a", "/tmp/taps.py", TAPS.read_bytes())
         guest.run(f"{BRIDGE}; {ORPHANS}")
         before, slabs = guest.sockets(), guest.slabs()
-        server = guest.lab.spawn("b", ["/usr/bin/python3", "-I", "-S", str(SCRIPT), "listen", V4, "7000"])
+        server = guest.spawn("b", ["/usr/bin/python3", "-I", "-S", str(SCRIPT), "listen", V4, "7000"])
         guest.run(f"{TBF}; echo 1 > /proc/sys/net/core/zd")
         churn = [*PYTHON.split(), "/tmp/churn.py", "send", V4, "7000", "60", "30", str(SECONDS)]
         taps = ["s0:1514", "s1:64294", "s2:1514:0:vhost", "s3:1514:0:reset"]
-        sender = guest.lab.spawn("a", churn)
-        writers = guest.lab.spawn("a", [*PYTHON.split(), "/tmp/taps.py", str(SECONDS), *taps])
+        sender = guest.spawn("a", churn)
+        writers = guest.spawn("a", [*PYTHON.split(), "/tmp/taps.py", str(SECONDS), *taps])
         guest.await_somebody_parked()
         end = time.monotonic() + SECONDS
         done = 0

@@ -91,7 +91,7 @@ class Hypervisor(Guest):
     @contextmanager
     def writers(self, taps: Sequence[str], seconds: float) -> Iterator[list[dict[str, Any]]]:
         """Write to taps while the block runs; what they took is there afterwards."""
-        process = self.lab.spawn("a", [*PYTHON.split(), "/tmp/taps.py", str(seconds), *taps])
+        process = self.spawn("a", [*PYTHON.split(), "/tmp/taps.py", str(seconds), *taps])
         rows: list[dict[str, Any]] = []
         try:
             yield rows
@@ -340,7 +340,7 @@ def test_a_queue_that_is_no_more_lets_every_tap_go(guest: Hypervisor, change: st
 
 def test_taps_that_are_closed_while_parked_are_gone(guest: Hypervisor) -> None:
     guest.uplink("tbf rate 20kbit burst 32kb limit 150kb", zd=True)
-    process = guest.lab.spawn("a", [*PYTHON.split(), "/tmp/taps.py", "60", *all_of(FRAME)])
+    process = guest.spawn("a", [*PYTHON.split(), "/tmp/taps.py", "60", *all_of(FRAME)])
     guest.await_taps_parked()
     time.sleep(0.5)
     process.kill()
@@ -455,7 +455,7 @@ def test_sockets_do_not_keep_taps_waiting_that_had_more_than_their_part(tmp_path
         with guest.flows(100, 14):
             guest.await_somebody_parked()
             long, short = (
-                guest.lab.spawn("a", [*PYTHON.split(), "/tmp/taps.py", seconds, tap])
+                guest.spawn("a", [*PYTHON.split(), "/tmp/taps.py", seconds, tap])
                 for seconds, tap in (("8", f"s0:{GSO}"), ("2", f"s1:{FRAME}"))
             )
             rows = [json.loads(process.wait(60).stdout) for process in (short, long)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -76,12 +76,24 @@ class Guest:
     def __init__(self, lab: Lab, tools: PurePosixPath) -> None:
         self.lab = lab
         self._tools = tools
+        self._programs: list[LabProcess] = []
 
     def run(self, command: str, seconds: float = 60) -> str:
         """Run a shell command in the guest."""
         done = self.lab.run("a", ["sh", "-ec", command], timeout=seconds)
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout.decode()
+
+    def spawn(self, node: str, argv: Sequence[str]) -> LabProcess:
+        """Start a program that ends with the guest at the latest, whatever becomes of the test."""
+        program = self.lab.spawn(node, argv)
+        self._programs.append(program)
+        return program
+
+    def end_programs(self) -> None:
+        """End what still runs of what was started."""
+        for program in self._programs:
+            program.kill()
 
     def queue(self, words: str, *, zd: bool, gso: bool = False) -> None:
         """Put a fresh queueing discipline in place, and the switch."""
@@ -109,9 +121,9 @@ class Guest:
         spec = TrafficSpec("tcp_stream", host, flows=count, threads=2, seconds=seconds)
         programs = {"client": GUEST_TOOLS, "server": self._tools}
         commands = traffic_commands(spec, programs=programs, directory=PurePosixPath("/run"), name="zd")  # type: ignore[arg-type]
-        server = self.lab.spawn("b", commands.server.argv)
+        server = self.spawn("b", commands.server.argv)
         await_listening(server)
-        client = self.lab.spawn("a", commands.client.argv)
+        client = self.spawn("a", commands.client.argv)
         results: list[TrafficResult] = []
         try:
             yield results
@@ -268,6 +280,8 @@ def zd_guest(runtime: str, kind: type[AnyGuest]) -> Iterator[AnyGuest]:
                 # This is likely why the test failed.
                 _check_complaints(made)
                 raise
+            finally:
+                made.end_programs()
             _check_complaints(made)
     finally:
         patch.undo()
