@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Final
 
+from zdlab.cli.checkup import several_cpus
 from zdlab.errors import GuestError
+from zdlab.experiment.setup import tool_versions
 from zdlab.lab.client import Lab
 from zdlab.lab.request import BootFiles
 from zdlab.plan.build import Plan
@@ -21,7 +24,12 @@ _WORDS: Final = re.compile(
 )
 
 
-def emulator_failed(said: Iterable[str]) -> bool:
+@cache
+def _unsound() -> bool:
+    return not several_cpus(tool_versions()["qemu"]).good
+
+
+def emulator_failed(said: Iterable[str], *, unsound: bool | None = None) -> bool:
     """Tell from an error and the console's last lines whether a guest ended by a fault of the emulator.
 
     To flip a static key the kernel writes a breakpoint over code that another CPU may be about to run: zD's switch is
@@ -29,8 +37,10 @@ def emulator_failed(said: Iterable[str]) -> bool:
     kernel no longer expects one, and the guest panics in whatever code that was. Mended in QEMU 8.1 (commit
     deba78709ae8, "accel/tcg: Always lock pages before translation"; found by others in
     https://github.com/multipath-tcp/mptcp_net-next/issues/471). More rarely it crashes, at boot, too.
+
+    :param unsound: whether there is an emulator with that fault; whether this computer's is one when ``None``.
     """
-    return any(_WORDS.search(line) for line in said)
+    return (_unsound() if unsound is None else unsound) and any(_WORDS.search(line) for line in said)
 
 
 def start_lab(plan: Plan, boot: Mapping[str, BootFiles]) -> Lab:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from zdlab.errors import TopologyError
+from zdlab.topology import parse_topology
 
 #: Sound by itself; each mistake below replaces one piece of it.
 SOUND = """\
@@ -60,3 +63,14 @@ def told(error: TopologyError) -> list[str]:
     for line in lines:
         assert re.fullmatch(r"[^:]+:[1-9][0-9]*: .+ \(.+\)|… and [1-9][0-9]* more", line), line
     return lines
+
+
+def refused(line: int, text: str, problem: str, hint: str) -> None:
+    """See that the sound file with another text in one line is refused there, for the problem, with the hint."""
+    with pytest.raises(TopologyError) as caught:
+        parse_topology(with_line(line, text), "bad.yaml")
+
+    first, *rest = told(caught.value)
+    assert first.startswith(f"bad.yaml:{line}: ")
+    assert problem in first
+    assert hint in " ".join([first, *rest])
