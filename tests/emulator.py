@@ -25,7 +25,8 @@ _WORDS: Final = re.compile(
 
 
 @cache
-def _unsound() -> bool:
+def unsound_cpus() -> bool:
+    """Tell whether this computer's QEMU now and then gets code wrong that the kernel patches below several CPUs."""
     return not several_cpus(tool_versions()["qemu"]).good
 
 
@@ -40,7 +41,7 @@ def emulator_failed(said: Iterable[str], *, unsound: bool | None = None) -> bool
 
     :param unsound: whether there is an emulator with that fault; whether this computer's is one when ``None``.
     """
-    return (_unsound() if unsound is None else unsound) and any(_WORDS.search(line) for line in said)
+    return (unsound_cpus() if unsound is None else unsound) and any(_WORDS.search(line) for line in said)
 
 
 def start_lab(plan: Plan, boot: Mapping[str, BootFiles]) -> Lab:

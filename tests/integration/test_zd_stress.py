@@ -2,6 +2,9 @@
 
 ``ZDLAB_STRESS_SECONDS=600 ZDLAB_ZD_KERNEL=zd-debug pytest tests/integration/test_zd_stress.py`` runs it for ten
 minutes on the kernel that checks locks, memory and lists.
+
+The switch is flipped all the time. Where the emulator cannot be trusted with code that is patched below several CPUs,
+another namespace keeps it on, so that it changes no code: ``test_zd_switch.py`` has one CPU, and flips all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulator import ATTEMPTS, emulator_failed
+from tests.emulator import ATTEMPTS, emulator_failed, unsound_cpus
 from tests.integration.zd_guest import BRIDGE, V4, V6, Guest, zd_guest
 from zdlab.errors import GuestError
 
@@ -109,6 +112,8 @@ def test_nothing_stalls_leaks_or_complains(tmp_path: Path) -> None:
     with zd_guest(str(tmp_path), Guest) as guest:
         guest.lab.put_file("a", "/tmp/churn.py", SCRIPT.read_bytes())
         guest.run(ORPHANS)
+        if unsound_cpus():
+            guest.patch_code_once()
         before, slabs = guest.sockets(), guest.slabs()
         servers = [
             guest.spawn("b", ["/usr/bin/python3", "-I", "-S", str(SCRIPT), "listen", host, "7000"]) for host in (V4, V6)
@@ -150,6 +155,8 @@ def test_taps_beside_sockets_do_not_stall_either(tmp_path: Path) -> None:
         guest.lab.put_file("a", "/tmp/churn.py", SCRIPT.read_bytes())
         guest.lab.put_file("a", "/tmp/taps.py", TAPS.read_bytes())
         guest.run(f"{BRIDGE}; {ORPHANS}")
+        if unsound_cpus():
+            guest.patch_code_once()
         before, slabs = guest.sockets(), guest.slabs()
         server = guest.spawn("b", ["/usr/bin/python3", "-I", "-S", str(SCRIPT), "listen", V4, "7000"])
         guest.run(f"{TBF}; echo 1 > /proc/sys/net/core/zd")

@@ -33,7 +33,7 @@ from zdlab.traffic.result import Finished, TrafficResult, traffic_result
 V4, V6 = "10.1.0.2", "fd01::2"
 _TOPOLOGY = """
 name: zd
-nodes: {a: {kind: machine, kernel: KERNEL, memory: 768mb, cpus: 2}, b: {kind: host}}
+nodes: {a: {kind: machine, kernel: KERNEL, memory: 768mb, cpus: CPUS}, b: {kind: host}}
 links:
   wire:
     subnet: [10.1.0.0/24, "fd01::/64"]
@@ -106,7 +106,7 @@ class Guest:
         """Have the switch change a setting only: with another namespace that has it on, the kernel's code stays.
 
         Patching code is what QEMU's emulation of several CPUs now and then gets wrong (:mod:`tests.emulator`), and a
-        guest that many tests share flips the switch a hundred times. The stress tests leave it to them.
+        guest that many tests share flips the switch a hundred times. A guest of one CPU is safe from that.
         """
         self.run("ip netns add on; ip netns exec on sh -c 'echo 1 > /proc/sys/net/core/zd'")
 
@@ -250,16 +250,17 @@ AnyGuest = TypeVar("AnyGuest", bound=Guest)
 
 
 @contextmanager
-def zd_guest(runtime: str, kind: type[AnyGuest]) -> Iterator[AnyGuest]:
+def zd_guest(runtime: str, kind: type[AnyGuest], cpus: int = 2) -> Iterator[AnyGuest]:
     """Start a guest; afterwards its kernel must not have complained.
 
     ``ZDLAB_ZD_KERNEL`` names another kernel with zD: one that checks more, or one that is broken on purpose.
 
     :param runtime: directory its lab lives in.
     :param kind: what to make of it.
+    :param cpus: how many CPUs it has.
     """
     kernel = os.environ.get("ZDLAB_ZD_KERNEL", "zd")
-    source = parse_topology(_TOPOLOGY.replace("KERNEL", kernel), "zd")
+    source = parse_topology(_TOPOLOGY.replace("KERNEL", kernel).replace("CPUS", str(cpus)), "zd")
     plan = build_plan(source.base, source.name)
     tools = traffic_tools()
     boot, _, _ = boot_files(plan, source, guest_programs(tools))
