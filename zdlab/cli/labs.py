@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zdlab.cli.completion import lab_names
 from zdlab.cli.output import Format, FormatOption, emit, err, progress_line, say
 from zdlab.cli.topologies import FileArgument
+
+if TYPE_CHECKING:
+    from zdlab.lab.client import Lab
+    from zdlab.lab.launch import Launch
 
 LabOption = Annotated[
     str | None,
@@ -37,6 +42,16 @@ def up(
     accel: AccelOption = None,
 ) -> None:
     """Build a lab and leave it running."""
+    from zdlab.lab.launch import ShepherdProgram
+
+    with ShepherdProgram() as shepherd:  # has loaded what it needs when the topology is read
+        lab = _built(file, name, arm, accel, shepherd.launch)
+    warn_of_tcg(lab.status())
+    say(f"lab {lab.name} is up: {len(lab.info.nodes)} nodes; `zdlab down {lab.name}` ends it")
+
+
+def _built(file: Path, name: str | None, arm: str | None, accel: Accelerator | None, launch: Launch) -> Lab:
+    """Build a lab of an arm, which outlives this process."""
     from zdlab.lab.client import Lab
     from zdlab.lab.resources import boot_files, located
     from zdlab.plan.build import build_plan
@@ -45,22 +60,22 @@ def up(
 
     source = load_topology(file)
     chosen = source.base.control_arm() if arm is None else arm
-    built = build_plan(source.base if chosen is None else source.arm(chosen), source.name)
+    plan = build_plan(source.base if chosen is None else source.arm(chosen), source.name)
     with progress_line() as show:
-        programs = guest_programs(traffic_tools()) if built.machine_kernels() else {}
-        boot, _, _ = boot_files(built, source, programs, arm=chosen, progress=show)
+        programs = guest_programs(traffic_tools()) if plan.machine_kernels() else {}
+        boot, _, _ = boot_files(plan, source, programs, arm=chosen, progress=show)
         with located(source, chosen):
             lab = Lab.start(
-                built.outline(),
+                plan.outline(),
                 boot,
                 name=name,
                 topology=str(file),
                 accelerator=accel.value if accel else None,
                 progress=lambda text: show(text, None),
+                launch=launch,
             )
         lab.detach()
-    warn_of_tcg(lab.status())
-    say(f"lab {lab.name} is up: {len(built.topology.nodes)} nodes; `zdlab down {lab.name}` ends it")
+    return lab
 
 
 def warn_of_tcg(status: dict[str, Any]) -> None:

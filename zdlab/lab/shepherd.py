@@ -1,6 +1,6 @@
 """The process outside a pod: makes the pod's first process, waits for it, and clears up after it.
 
-Started by :mod:`zdlab.lab.launch` with the request on a socket. Whatever ends the supervisor, the kernel
+Started by :mod:`zdlab.lab.launch`; the request comes on a socket. Whatever ends the supervisor, the kernel
 ends everything in the pod with it, and the shepherd removes the lab's runtime directory. When the shepherd is the
 one that dies, the supervisor is told by the kernel and does the same. The lock on the directory is held by both
 from before the lab is made; who finds it free knows that the lab is gone.
@@ -26,6 +26,8 @@ LOCK: Final = "lock"
 INFO: Final = "lab.json"
 SOCKET: Final = "control.sock"
 LOG: Final = "supervisor.log"
+#: What comes with a channel and a lock.
+GIVEN: Final = b"lab"
 
 
 def run(channel: socket.socket, lock: int) -> int:
@@ -116,5 +118,15 @@ def _supervise(request: LabRequest, channel: socket.socket, lock: int) -> None:
 
 
 def main() -> None:
-    """Be the program: its arguments are the channel's and the lock's descriptors."""
-    sys.exit(run(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])))
+    """Be the program: standard input is a socket that brings the channel and the lock, or ends."""
+    from zdlab.lab import supervisor  # noqa: F401, PLC0415 - loaded while its caller still looks for what to ask for
+
+    with socket.socket(fileno=os.dup(0)) as line:
+        said, descriptors, _, _ = socket.recv_fds(line, len(GIVEN), 2)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    if said != GIVEN:
+        return
+    channel, lock = descriptors
+    sys.exit(run(socket.socket(fileno=channel), lock))
