@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import socket
-import traceback
 
 from zdlab.agent import linux
 
@@ -73,6 +72,8 @@ def _serve(name: str, channel: socket.socket, done: int) -> None:
         with contextlib.suppress(OSError):
             os.write(done, f"{error.strerror or error}\n".encode())
     except BaseException:
+        import traceback  # noqa: PLC0415 - takes an emulated guest a while
+
         traceback.print_exc()
     finally:
         os._exit(0)

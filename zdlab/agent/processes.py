@@ -12,7 +12,6 @@ import struct
 import termios
 from collections.abc import Sequence
 
-from zdlab.agent import linux
 from zdlab.agent.frames import STDERR, STDOUT
 from zdlab.agent.streams import Stream
 
@@ -110,6 +109,8 @@ def _become(
             hard = MOST_FILES
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         if request.get("keep_groups"):
+            from zdlab.agent import linux  # noqa: PLC0415 - takes an emulated guest a while, which never asks for it
+
             linux.pretend_setgroups()
         if request.get("cwd"):
             os.chdir(request["cwd"])

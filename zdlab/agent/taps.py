@@ -12,7 +12,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from zdlab.agent import linux
 
@@ -27,13 +26,14 @@ _IFF_MULTI_QUEUE = 0x0100
 _SIOCGIFINDEX = 0x8933
 
 
-@dataclass(frozen=True)
 class Tap:
     """A tap device: a descriptor for each queue, the same number for vhost or none, its interface index."""
 
-    queues: tuple[int, ...]
-    vhosts: tuple[int, ...]
-    index: int
+    # Not a dataclass: loading what makes one takes an emulated guest a quarter of a second.
+    def __init__(self, queues: tuple[int, ...], vhosts: tuple[int, ...], index: int) -> None:
+        self.queues = queues
+        self.vhosts = vhosts
+        self.index = index
 
     def close(self) -> None:
         """Close its descriptors."""
