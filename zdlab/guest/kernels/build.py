@@ -43,6 +43,8 @@ _REPRODUCIBLE: Final = {
     "LC_ALL": "C",
     "TZ": "UTC",
 }
+#: What ccache has not seen it need not run the preprocessor on first: make writes each file's dependencies anyway.
+_CCACHE: Final = {"CCACHE_DEPEND": "1"}
 #: What a build may see of the caller's environment: anything else could change the result.
 _PASSED_ON: Final = {"PATH", "HOME", "TMPDIR", "CCACHE_DIR", "CCACHE_DISABLE"}
 
@@ -192,7 +194,7 @@ def _make(tree: Path, objects: Path, arguments: Sequence[str], line_came: Callab
 
     :raises KernelBuildError: when make fails; carries the lines that say why.
     """
-    environment = {name: value for name, value in os.environ.items() if name in _PASSED_ON} | _REPRODUCIBLE
+    environment = {name: value for name, value in os.environ.items() if name in _PASSED_ON} | _REPRODUCIBLE | _CCACHE
     compiler = "ccache gcc" if shutil.which("ccache") else "gcc"
     flags = f"-ffile-prefix-map={tree}=. -ffile-prefix-map={objects}=."
     command = ["make", "-C", str(tree), f"O={objects}", f"CC={compiler}", f"KCFLAGS={flags}", f"KAFLAGS={flags}"]
