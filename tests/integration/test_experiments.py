@@ -105,7 +105,8 @@ def _records_agree(directory: Path, found: dict[str, Any]) -> None:
         # Every 50 ms in the guest and every 10 ms in the namespace, but for what a busy computer makes late.
         assert len(of_guest) > 3 / 0.05 / 2
         assert len(of_host) > 3 / 0.01 / 2
-        assert max(row["drops"] for row in of_guest) == dropped
+        # What is dropped after the last sample, the counters have.
+        assert 0.9 * dropped <= max(row["drops"] for row in of_guest) <= dropped
     database = sqlite3.connect(directory / "results.sqlite")
     query = "select t.arm, m.value from trials t join metrics m on m.trial = t.number where m.name = ? and m.node = ''"
     assert dict(database.execute(query, ["qdisc_drops"])) == {
