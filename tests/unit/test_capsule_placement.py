@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from zdlab.capsule.case import Case
+from zdlab.capsule.trial import CapsuleSetup
 from zdlab.experiment.model import Slot
 from zdlab.experiment.task import Task
 from zdlab.experiment.trial import ArmSetup, prepare_task
 from zdlab.experiment.workloads import workload_seed
+from zdlab.guest.image import Image
+from zdlab.guest.kernels import KernelFile
 from zdlab.plan.build import build_plan
 from zdlab.plan.capsule import PlacementError, place
 from zdlab.plan.operations import MakeTap, MakeVeth, StartMachine
@@ -149,6 +154,26 @@ def test_a_task_survives_json(text: str) -> None:
     task, _ = prepare_task(Slot(3, 1, "x", 77), ArmSetup(plan, {}, tools))
 
     assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def _case(seed: int, arm: str = "x") -> Case:
+    placement = place(parse_topology(_ONE).base)
+    tools = TrafficTools(directory=Path("/usr/bin"), origin="zdlab", sha256={})
+    kernel = KernelFile(Path("/kernel"), "k" * 64, "6.12", None)
+    now = datetime.now(UTC)
+    image = Image(Path("/image"), "i" * 64, 1, now, now)
+    arms = ArmSetup(build_plan(placement.topology, "t"), {}, tools)
+    return CapsuleSetup(placement, arms, kernel, image, "QEMU").case(Slot(3, 1, arm, seed))
+
+
+def test_another_seed_lays_memory_out_otherwise_the_same_for_each_arm() -> None:
+    least = _case(1).memory_mib
+    sizes = {seed: _case(seed).memory_mib for seed in range(1, 65)}
+
+    assert set(sizes.values()) == set(range(least, least + 64))
+    assert least >= 3 << 10
+    assert _case(7, "y").memory_mib == sizes[7]
+    assert f"{sizes[7]}M" in _case(7).command
 
 
 def _seeds(arm: str, *names: str) -> dict[str, str]:
