@@ -206,7 +206,7 @@ def test_a_bound_on_what_each_guest_may_have_under_way_is_no_turn_of_each() -> N
     """What mainline has, tuned to this very case, against zD, which is told nothing."""
     bound, zd = (_figures("nested-many", arm) for arm in ("sndbuf-gso", "zd-hypervisor-gso"))
 
-    assert bound["qdisc_drops"] == 0
+    assert bound["qdisc_drops"] >= zd["qdisc_drops"] == 0
     assert bound["jain_workloads"] < 0.9
     assert zd["jain_workloads"] > 0.95
 
