@@ -11,7 +11,7 @@ from tests.integration.zd_guest import BRIDGE, V4, Guest, zd_guest
 SCRIPT = Path(__file__).with_name("churn.py")
 TAPS = Path(__file__).with_name("taps.py")
 PYTHON = "python3 -I -S"
-SECONDS = 40
+SECONDS = 25
 
 
 def test_code_that_is_patched_below_those_who_wait_lets_them_go(tmp_path: Path) -> None:
