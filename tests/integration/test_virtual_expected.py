@@ -109,7 +109,8 @@ def test_nobody_waits_longer_than_until_all_others_had_their_turn(queue: str, fl
 def test_zd_drops_nothing_whatever_the_packets_are(kind: str) -> None:
     stock, zd = (_figures("virtual-queues", f"{kind}-{arm}") for arm in ("stock", "zd"))
 
-    assert stock["qdisc_drops"] > 500
+    # A percent of what it sends, or zD's zero says little.
+    assert stock["qdisc_drops"] > 0.01 * stock["packets"]
     assert zd["qdisc_drops"] == 0
     assert zd["retransmits"] <= stock["retransmits"]
     assert zd["throughput_bps"] > 0.98 * stock["throughput_bps"]

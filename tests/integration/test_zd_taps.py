@@ -248,9 +248,8 @@ def test_what_vhost_collected_is_bounded(guest: Hypervisor) -> None:
     written = guest.write(all_of(FRAME, mode="vhost"), 3)
 
     assert written.lost == {}
-    # A batch of each tap, before its queue began to look at its packets; and one more whenever the queue ran empty and
-    # forgot them, as it does in a guest that gets little of its computer. Were none looked at, nearly all would be.
-    assert 0 < written.counted["overshoot_packets"] < sum(row["sent"] for row in written.taps) / 2, written
+    # A batch of each tap, before its queue began to look at its packets.
+    assert written.counted["overshoot_packets"] <= len(TAPS) * 64, written
 
 
 def test_a_frame_that_no_queue_of_this_limit_can_have_is_dropped(guest: Hypervisor) -> None:
