@@ -29,7 +29,7 @@ _SIOCGIFINDEX = 0x8933
 class Tap:
     """A tap device: a descriptor for each queue, the same number for vhost or none, its interface index."""
 
-    # Not a dataclass: loading what makes one takes an emulated guest a quarter of a second.
+    # Not a dataclass: loading what makes one takes an emulated guest a while.
     def __init__(self, queues: tuple[int, ...], vhosts: tuple[int, ...], index: int) -> None:
         self.queues = queues
         self.vhosts = vhosts
