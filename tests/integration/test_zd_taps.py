@@ -247,9 +247,13 @@ def test_what_vhost_collected_is_bounded(guest: Hypervisor) -> None:
     guest.uplink(TBF, zd=True)
     written = guest.write(all_of(FRAME, mode="vhost"), 3)
 
+    sent = sum(row["sent"] for row in written.taps)
     assert written.lost == {}
-    # A batch of each tap, before its queue began to look at its packets.
-    assert written.counted["overshoot_packets"] <= len(TAPS) * 64, written
+    # Once a queue looks at a tap's packets they come one by one: a turn is a few, where a batch would be 64. How many
+    # overshoot depends on how often the queue runs empty, as it does when the computer is busy: it is forgotten then who
+    # is to be looked at, and each tap may bring a batch again.
+    assert sent < 16 * written.counted["resumed_taps"], written
+    assert written.counted["overshoot_packets"] < sent / 2, written
 
 
 def test_a_frame_that_no_queue_of_this_limit_can_have_is_dropped(guest: Hypervisor) -> None:
