@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,11 @@ TOPOLOGIES = ROOT / "topologies"
 NOBODY = 65534
 _PR_SET_CHILD_SUBREAPER = 36
 _OWN_NET = str(Path("/proc/self/ns/net").readlink())
+
+
+def shell_line(words: str, python: str = sys.executable) -> str:
+    """Return a line of shell in which the word ``zdlab``, not a path with that name in it, is the command."""
+    return re.sub(r"(?<!\S)zdlab(?!\S)", f"{python} -m zdlab", words)
 
 
 class Sandbox:
@@ -67,7 +73,7 @@ class Sandbox:
 
     def shell(self, line: str, timeout: float = 60) -> Done:
         """Run a line of bash in which ``zdlab`` is the command: for redirections."""
-        return self._finished(["/bin/bash", "-c", line.replace("zdlab ", f"{self.python} -m zdlab ")], b"", timeout)
+        return self._finished(["/bin/bash", "-c", shell_line(line, self.python)], b"", timeout)
 
     def _finished(self, argv: list[str], stdin: bytes, timeout: float) -> Done:
         finished = subprocess.run(

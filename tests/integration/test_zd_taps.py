@@ -250,8 +250,8 @@ def test_what_vhost_collected_is_bounded(guest: Hypervisor) -> None:
     sent = sum(row["sent"] for row in written.taps)
     assert written.lost == {}
     # Once a queue looks at a tap's packets they come one by one: a turn is a few, where a batch would be 64. How many
-    # overshoot depends on how often the queue runs empty, as it does when the computer is busy: it is forgotten then who
-    # is to be looked at, and each tap may bring a batch again.
+    # overshoot depends on how often the queue runs empty, as it does when the computer is busy: then it forgets whose
+    # to look at, and each tap may bring a batch again.
     assert sent < 16 * written.counted["resumed_taps"], written
     assert written.counted["overshoot_packets"] < sent / 2, written
 

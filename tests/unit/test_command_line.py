@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 import zdlab
-from tests.conftest import bash_completes
+from tests.conftest import bash_completes, shell_line
 from zdlab.cli.main import app
 from zdlab.cli.stats import drop_rate
 from zdlab.errors import ExitCode
@@ -320,9 +320,8 @@ def test_without_labs_there_are_none_to_show(tmp_path: Path) -> None:
 def _in_shell(words: str, home: Path) -> subprocess.CompletedProcess[str]:
     """Run a line of shell in which ``zdlab`` is the command."""
     environment = {"PYTHONPATH": str(ROOT), "HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PATH": os.environ["PATH"]}
-    line = words.replace("zdlab", f"{sys.executable} -m zdlab")
     return subprocess.run(
-        ["/bin/bash", "-c", line], env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["/bin/bash", "-c", shell_line(words)], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 
 
