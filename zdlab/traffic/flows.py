@@ -84,7 +84,7 @@ def _counts(values: list[str], what: str) -> Counts:
         array = np.array(values, dtype=np.int64) if values else np.empty(0, dtype=np.int64)
     except (ValueError, OverflowError) as error:
         raise TrafficError(f"the {what} hold something that is not a count: {error}") from error
-    if array.size and array.min() < 0:
+    if np.any(array < 0):
         raise TrafficError(f"the {what} hold a negative count")
     return array
 
