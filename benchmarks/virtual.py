@@ -35,6 +35,7 @@ SEEDS: Final = {
     "nested-tbf": 1,
     "nested-pfifo": 1,
     "nested-many": 1,
+    "nested-flows": 1,
 }
 #: What zD counts, where the kernel has it.
 _ZD: Final = (

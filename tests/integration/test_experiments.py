@@ -249,6 +249,25 @@ def test_ready_topologies_show_in_capsules_what_they_say(sandbox: Sandbox, name:
         assert better["jain_workloads"][0] > 0.95
 
 
+def test_with_many_flows_zd_in_the_hypervisor_alone_moves_the_drops_into_the_guest(sandbox: Sandbox) -> None:
+    text = (TOPOLOGIES / "nested-flows.yaml").read_text()
+    # All of them begin at once, for a short time.
+    for old, new in {"duration: 10s": "duration: 3s", '"--start-jitter", "4"': '"--start-jitter", "0.5"'}.items():
+        assert old in text
+        text = text.replace(old, new)
+    options = ("--clock", "virtual", "--no-repeat", "--blocks", "1", "--seed", "1")
+
+    sandbox.zdlab("run", sandbox.file(text), *options, "--arms", "stock,zd-hypervisor,zd-both", timeout=500)
+
+    rows = list(csv.DictReader(sandbox.zdlab("results", "--csv").out.splitlines()))
+    seen = {(row["arm"], row["node"], row["metric"]): float(row["value"]) for row in rows}
+    assert seen["stock", "br", "qdisc_drops"] == seen["stock", "", "lost"] > 100
+    assert seen["zd-hypervisor", "a", "qdisc_drops"] == seen["zd-hypervisor", "", "lost"] > 100
+    assert seen["zd-both", "", "lost"] == 0
+    assert seen["zd-both", "a", "zd_parked"] > 100
+    assert seen["zd-both", "", "retransmits"] <= 0.1 * seen["stock", "", "retransmits"]
+
+
 @pytest.mark.parametrize("name", READY)
 def test_ready_topologies_show_what_they_say(sandbox: Sandbox, name: str) -> None:
     arms = ",".join(READY[name])

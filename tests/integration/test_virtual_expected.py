@@ -182,6 +182,33 @@ def test_in_the_guests_alone_zd_helps_nothing_where_the_hypervisors_queue_drops(
     assert _figures(topology, arm)["retransmits"] > 0.5 * _figures(topology, f"stock{gso}")["retransmits"]
 
 
+def test_many_flows_of_a_guest_take_zd_in_both() -> None:
+    """The hypervisor's alone moves the drops into the guest, whose own queue is full then."""
+    alone, both = (_figures("nested-flows", arm) for arm in ("zd-hypervisor", "zd-both"))
+
+    for arm in ("stock", "zd-vm"):
+        assert _of_node("nested-flows", arm, "br", "qdisc_drops") > 1000
+        assert _of_node("nested-flows", arm, "a", "retransmits") > 1000
+    assert _of_node("nested-flows", "zd-hypervisor", "br", "qdisc_drops") == 0
+    assert _of_node("nested-flows", "zd-hypervisor", "a", "qdisc_drops") == alone["qdisc_drops"] > 1000
+    assert _of_node("nested-flows", "zd-both", "a", "zd_parked") > 1000
+    assert both["jain_index"] > alone["jain_index"]
+
+
+@pytest.mark.parametrize("flows", ["", "-2000"], ids=["500", "2000"])
+def test_many_flows_of_a_guest_lose_nothing_anywhere_with_zd_in_both(flows: str) -> None:
+    stock, zd = (_figures("nested-flows", f"{arm}{flows}") for arm in ("stock", "zd-both"))
+
+    assert stock["qdisc_drops"] > 1000
+    assert {name: zd[name] for name in _LOST} == dict.fromkeys(_LOST, 0)
+    assert zd["flows_without_data"] == 0
+    assert zd["retransmits"] <= 0.1 * stock["retransmits"]
+    assert zd["throughput_bps"] > stock["throughput_bps"]
+    # Two thousand have ten packets each, or six, as they begin spread over four of ten seconds.
+    assert zd["jain_index"] > (stock["jain_index"] if flows else max(0.95, stock["jain_index"]))
+    assert zd["zd_refused"] < 0.1 * zd["packets"]
+
+
 @pytest.mark.parametrize(
     ("control", "arm"),
     [
