@@ -13,6 +13,7 @@ from zdlab.experiment.trial import ArmSetup
 from zdlab.guest.image import build_image
 from zdlab.guest.kernels import KernelFile, resolve_kernel
 from zdlab.guest.kernels import Progress as KernelProgress
+from zdlab.lab.nested import suited_to_capsule
 from zdlab.lab.resources import boot_files, carried_boot
 from zdlab.plan.build import Plan, build_plan
 from zdlab.plan.capsule import Placement, PlacementError, place
@@ -45,7 +46,7 @@ def prepare_capsules(
             placement = place(source.arm(arm))
         except PlacementError as error:
             raise source.error(error.path, error.message, hint=error.hint, arm=arm) from error
-        plan = build_plan(placement.topology, source.name)
+        plan = suited_to_capsule(build_plan(placement.topology, source.name))
         kernel = _kernel(source, arm, placement, plan, progress)
         boot, guests, _ = boot_files(plan, source, programs, arm=arm, progress=progress, in_capsule=True)
         carried, inside = carried_boot(boot, plan.guests())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from zdlab.experiment.setup import tool_versions
 from zdlab.guest.image.contents import PROGRAMS, system_program
 from zdlab.guest.kernels import list_kernels
 from zdlab.guest.qemu.command import find_qemu
+from zdlab.guest.qemu.version import parse_version
 from zdlab.lab.client import Lab
 from zdlab.lab.resources import boot_files
 from zdlab.plan.build import build_plan
@@ -121,11 +121,12 @@ def several_cpus(version: str) -> Finding:
 
     :param version: the first line of what ``--version`` says.
     """
-    found = re.search(r"version (\d+)\.(\d+)\S*", version)
+    found = parse_version(version)
     if found is None:
         return Finding(_SEVERAL, False, f"no version in {version!r}", _SEVERAL_FIX, needed=False)
-    good = (int(found[1]), int(found[2])) >= _SOUND
-    detail = found[0] if good else f"{found[0]}: a guest with cpus above 1 panics now and then, or QEMU crashes"
+    good = found >= _SOUND
+    words = f"version {'.'.join(map(str, found))}"
+    detail = words if good else f"{words}: a guest with cpus above 1 panics now and then, or QEMU crashes"
     return Finding(_SEVERAL, good, detail, _SEVERAL_FIX, needed=False)
 
 

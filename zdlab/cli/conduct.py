@@ -44,7 +44,9 @@ def chosen_conductor(
             raise UsageError(
                 "trials side by side would disturb each other", hint="--parallel goes with --clock virtual"
             )
-        setups, provenance = prepare_arms(source, options.arms, neper_dir=neper_dir, progress=progress)
+        setups, provenance = prepare_arms(
+            source, options.arms, accelerator=options.accelerator, neper_dir=neper_dir, progress=progress
+        )
         return Chosen(one_by_one(source, setups, options), provenance)
     if options.accelerator is not None:
         raise UsageError("a capsule runs on the emulator, which counts instructions", hint="leave out --accel")

@@ -53,6 +53,7 @@ def up(
 def _built(file: Path, name: str | None, arm: str | None, accel: Accelerator | None, launch: Launch) -> Lab:
     """Build a lab of an arm, which outlives this process."""
     from zdlab.lab.client import Lab
+    from zdlab.lab.nested import suited_to_computer
     from zdlab.lab.resources import boot_files, located
     from zdlab.plan.build import build_plan
     from zdlab.topology import load_topology
@@ -66,7 +67,7 @@ def _built(file: Path, name: str | None, arm: str | None, accel: Accelerator | N
         boot, _, _ = boot_files(plan, source, programs, arm=chosen, progress=show)
         with located(source, chosen):
             lab = Lab.start(
-                plan.outline(),
+                suited_to_computer(plan, boot, accel.value if accel else None).outline(),
                 boot,
                 name=name,
                 topology=str(file),

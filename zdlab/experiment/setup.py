@@ -17,6 +17,7 @@ from zdlab.experiment.run import Options
 from zdlab.experiment.trial import ArmSetup
 from zdlab.guest.kernels import KernelFile
 from zdlab.guest.qemu.command import PROGRAM
+from zdlab.lab.nested import suited_to_computer
 from zdlab.lab.resources import boot_files, check_open_files
 from zdlab.plan.build import build_plan
 from zdlab.topology.arguments import own_flags
@@ -38,6 +39,7 @@ def prepare_arms(
     source: TopologyFile,
     arms: Sequence[str],
     *,
+    accelerator: str | None = None,
     neper_dir: Path | None = None,
     progress: Callable[[str, float | None], None],
 ) -> tuple[dict[str, ArmSetup], dict[str, Any]]:
@@ -45,6 +47,7 @@ def prepare_arms(
 
     Kernels that are not there yet are built.
 
+    :param accelerator: what is forced for all machines.
     :raises ZdlabError: when a kernel, the image or the traffic tool is not to be had.
     """
     tools = tools_for(source, arms, neper_dir)
@@ -55,7 +58,7 @@ def prepare_arms(
         plan = build_plan(source.arm(arm), source.name)
         check_open_files(plan, source, arm=arm)
         boot, known, image = boot_files(plan, source, guest_programs(tools), arm=arm, progress=progress)
-        setups[arm] = ArmSetup(plan, boot, tools)
+        setups[arm] = ArmSetup(suited_to_computer(plan, boot, accelerator), boot, tools)
         kernels |= {f"{arm}.{node}": kernel for node, kernel in known.items()}
         image_hash = image.sha256 if image is not None else image_hash
     provenance = {
