@@ -125,7 +125,7 @@ def several_cpus(version: str) -> Finding:
     if found is None:
         return Finding(_SEVERAL, False, f"no version in {version!r}", _SEVERAL_FIX, needed=False)
     good = found >= _SOUND
-    words = f"version {'.'.join(map(str, found))}"
+    words = version.partition(" (")[0].removeprefix("QEMU emulator ")
     detail = words if good else f"{words}: a guest with cpus above 1 panics now and then, or QEMU crashes"
     return Finding(_SEVERAL, good, detail, _SEVERAL_FIX, needed=False)
 
