@@ -113,7 +113,11 @@ def write(tap: int, number: int, size: int, rate: float, seconds: float, mode: s
     stuck = gone = polled = False
     begun = now = time.monotonic()
     last, longest = begun, 0.0
-    with contextlib.suppress(OverError):
+
+    # A function of its own: Python may raise what a signal's handler raises between the lines of a loop, at an
+    # instruction that a `with` around the loop does not cover. What covers the call covers all of it.
+    def go_on() -> None:
+        nonlocal sent, early, refused, spurious, stuck, gone, polled, now, last, longest
         while now < begun + seconds:
             if rate and sent * size > rate * (now - begun):
                 time.sleep(0.001)
@@ -146,6 +150,9 @@ def write(tap: int, number: int, size: int, rate: float, seconds: float, mode: s
                 longest = max(longest, time.monotonic() - last)
                 last = time.monotonic()
             now = time.monotonic()
+
+    with contextlib.suppress(OverError):
+        go_on()
     return {
         "sent": sent,
         "bytes": sent * size,
