@@ -21,6 +21,7 @@ from zdlab.guest.image import build_image
 from zdlab.guest.kernels import build_kernel
 from zdlab.guest.qemu import Machine, MachineSpec, on_computer
 from zdlab.lab.client import Lab
+from zdlab.lab.nested import suited_to_computer
 from zdlab.lab.resources import boot_files
 from zdlab.plan.build import build_plan
 from zdlab.topology import parse_topology
@@ -72,7 +73,7 @@ def _lab_times(runs: int, name: str, topology: str) -> dict[str, list[float]]:
     starts, ends = found.values()
     for _ in range(runs):
         begun = time.perf_counter()
-        lab = Lab.start(plan.outline(), boot)
+        lab = Lab.start(suited_to_computer(plan, boot, None).outline(), boot)
         ready = time.perf_counter()
         lab.down()
         starts.append(ready - begun)

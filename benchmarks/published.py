@@ -153,6 +153,11 @@ def _work(digits: int) -> _Column:
     return _Column("10^9 instructions a GB", "instructions_per_gb", 1e-9, digits)
 
 
+def _arms(topology: str, labels: Mapping[str, str]) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """Return a row for each arm, by its label."""
+    return tuple(((label,), f"{topology}/{arm}") for arm, label in labels.items())
+
+
 def _pairs(topology: str, rows: Mapping[tuple[str, str], str]) -> list[tuple[tuple[str, ...], str]]:
     """Return for each queue a row of stock and one of zD."""
     found: list[tuple[tuple[str, ...], str]] = []
@@ -201,15 +206,15 @@ _LATENCY: Final = _Table(
         _Column("deepest queue, kB", "backlog_max_bytes", 1e-3),
         _work(1),
     ),
-    tuple(
-        ((label,), f"virtual-latency/{arm}")
-        for arm, label in {
+    _arms(
+        "virtual-latency",
+        {
             "stock": "stock, 150 kB",
             "zd": "zD, 150 kB",
             "deep": "64 MB",
             "fq": "fq",
             "fq_codel": "fq_codel",
-        }.items()
+        },
     ),
 )
 _NESTED_COLUMNS: Final = (_DROPS, _RETRANSMITS, _TIMEOUTS)
@@ -241,9 +246,9 @@ _MANY: Final = _Table(
         _rate(2),
         _Column("Jain of the machines", "jain_workloads", digits=3),
     ),
-    tuple(
-        ((label,), f"nested-many/{arm}")
-        for arm, label in {
+    _arms(
+        "nested-many",
+        {
             "stock": "stock",
             "zd-vm": "zD in the machines",
             "zd-hypervisor": "zD in *A*",
@@ -253,16 +258,16 @@ _MANY: Final = _Table(
             "zd-hypervisor-gso": "GSO on: zD in *A*",
             "zd-both-gso": "GSO on: zD in all",
             "sndbuf-gso": "GSO on: `sndbuf` of 25 kB each",
-        }.items()
+        },
     ),
     seeds=True,
 )
 _NESTED_SHORT: Final = _Table(
     ("arm",),
     (*_NESTED_COLUMNS, _rate(2), _work(0)),
-    tuple(
-        ((label,), f"nested-tbf/{arm}")
-        for arm, label in {
+    _arms(
+        "nested-tbf",
+        {
             "stock": "stock",
             "zd-vm": "zD in the guest",
             "zd-hypervisor": "zD in the hypervisor",
@@ -273,7 +278,7 @@ _NESTED_SHORT: Final = _Table(
             "zd-hypervisor-gso": "… zD in the hypervisor",
             "zd-both-gso": "… zD in both",
             "sndbuf-gso": "… `sndbuf` on the tap",
-        }.items()
+        },
     ),
     seeds=True,
 )
@@ -284,16 +289,16 @@ _FLOWS: Final = _Table(
         _Column("drops in the guest", "a.qdisc_drops"),
         *(_RETRANSMITS, _TIMEOUTS, _rate(2), _JAIN),
     ),
-    tuple(
-        ((label,), f"nested-flows/{arm}")
-        for arm, label in {
+    _arms(
+        "nested-flows",
+        {
             "stock": "stock",
             "zd-vm": "zD in the guest",
             "zd-hypervisor": "zD in the hypervisor",
             "zd-both": "zD in both",
             "stock-2000": "2,000 flows: stock",
             "zd-both-2000": "2,000 flows: zD in both",
-        }.items()
+        },
     ),
     seeds=True,
 )

@@ -403,3 +403,8 @@ def test_rates_are_of_the_time_that_passed() -> None:
     assert drop_rate(30, 10, 4.0) == "5"
     assert drop_rate(30, None, 4.0) == "-"
     assert drop_rate(30, 10, 0.0) == "-"
+
+
+def test_lines_of_shell_leave_a_path_alone_that_has_the_commands_name_in_it() -> None:
+    """As a checkout has that ``git clone`` made."""
+    assert shell_line("cd /x/zdlab && zdlab ps /x/zdlab/a", "python") == "cd /x/zdlab && python -m zdlab ps /x/zdlab/a"

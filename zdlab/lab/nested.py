@@ -54,8 +54,8 @@ def without_own_apic(plan: Plan, emulated: Collection[str]) -> Plan:
 
     On emulated hardware KVM's own interrupt controllers do not work: interrupts reach the guest where it has them
     masked. QEMU's stand in for them, where it has one. A machine of one CPU can do without a local APIC, with the older
-    controllers that QEMU still has. Several CPUs cannot: they get KVM's, with which they boot, and may stall. What the
-    topology chooses stays as it is.
+    controllers that QEMU still has. Several CPUs cannot: they get KVM's, with which guests of one CPU were seen to
+    boot, and to stall. What the topology chooses stays as it is.
 
     :param emulated: the machines that run on the KVM of an emulated machine.
     """
